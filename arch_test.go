@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -142,5 +144,34 @@ func packages(t *testing.T, dir string) func(func(pkg) bool) {
 				return
 			}
 		}
+	}
+}
+
+// Long files hide things. These limits are for people who read.
+const maxLines = 600
+
+func TestSizes(t *testing.T) {
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && path != "." || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		generated := strings.HasSuffix(path, ".pb.go") || strings.HasSuffix(path, ".connect.go")
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || generated {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if n := strings.Count(string(b), "\n"); n > maxLines {
+			t.Errorf("%s has %d lines, more than %d: split it by promise", path, n, maxLines)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
