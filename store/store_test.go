@@ -1,0 +1,12 @@
+package store_test
+
+import (
+	"testing"
+
+	"github.com/ingot-cloud/ingot/store"
+	"github.com/ingot-cloud/ingot/store/storetest"
+)
+
+func TestMem(t *testing.T) {
+	storetest.Run(t, func(*testing.T) store.KV { return store.NewMem() })
+}
