@@ -22,7 +22,7 @@ type room struct {
 }
 
 // crafts are the packages that know nothing of the product's rules.
-const crafts = "proto fault secret ipam bmc image client"
+const crafts = "proto fault secret ipam bmc image client lldp"
 
 var rooms = map[string]room{
 	"proto":  {"", "generated from the wire contract, knows nothing"},
@@ -30,6 +30,7 @@ var rooms = map[string]room{
 	"secret": {"proto fault", "sealing knows keys, not what is sealed"},
 
 	"ipam":   {"fault", "arithmetic has no state"},
+	"lldp":   {"fault", "frames and sockets, no decisions"},
 	"bmc":    {"proto fault secret", "speaks to hardware, decides nothing"},
 	"image":  {"proto fault", "reads bytes, decides nothing"},
 	"client": {"proto fault", "dials the API like any client"},
