@@ -11,7 +11,6 @@
 package privatev1
 
 import (
-	v1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	v2 "github.com/metal-stack/api/go/metalstack/api/v2"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -397,395 +396,11 @@ func (x *Member) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
-// Machine is the state of a machine: small, written often, one writer.
-type Machine struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Uuid      string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Meta      *v2.Meta               `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
-	Partition string                 `protobuf:"bytes,3,opt,name=partition,proto3" json:"partition,omitempty"`
-	Rack      string                 `protobuf:"bytes,4,opt,name=rack,proto3" json:"rack,omitempty"`
-	Room      string                 `protobuf:"bytes,5,opt,name=room,proto3" json:"room,omitempty"`
-	// Id of the matching size; empty if none or several match.
-	Size         string                 `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
-	Phase        v1.MachinePhase        `protobuf:"varint,7,opt,name=phase,proto3,enum=ingot.v1.MachinePhase" json:"phase,omitempty"`
-	PhaseSince   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=phase_since,json=phaseSince,proto3" json:"phase_since,omitempty"`
-	BootId       string                 `protobuf:"bytes,9,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	Condition    *v2.MachineCondition   `protobuf:"bytes,10,opt,name=condition,proto3" json:"condition,omitempty"`
-	AgentVersion string                 `protobuf:"bytes,11,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
-	// Boots since the last one that ended well, for crash loops.
-	FailedBoots   []*timestamppb.Timestamp `protobuf:"bytes,12,rep,name=failed_boots,json=failedBoots,proto3" json:"failed_boots,omitempty"`
-	CrashLoop     bool                     `protobuf:"varint,13,opt,name=crash_loop,json=crashLoop,proto3" json:"crash_loop,omitempty"`
-	FailedReclaim bool                     `protobuf:"varint,14,opt,name=failed_reclaim,json=failedReclaim,proto3" json:"failed_reclaim,omitempty"`
-	// Uuid of the allocation; empty if none.
-	Allocation    string                       `protobuf:"bytes,15,opt,name=allocation,proto3" json:"allocation,omitempty"`
-	LastError     *v2.MachineProvisioningEvent `protobuf:"bytes,16,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Machine) Reset() {
-	*x = Machine{}
-	mi := &file_ingot_private_v1_records_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Machine) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Machine) ProtoMessage() {}
-
-func (x *Machine) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_records_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Machine.ProtoReflect.Descriptor instead.
-func (*Machine) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *Machine) GetUuid() string {
-	if x != nil {
-		return x.Uuid
-	}
-	return ""
-}
-
-func (x *Machine) GetMeta() *v2.Meta {
-	if x != nil {
-		return x.Meta
-	}
-	return nil
-}
-
-func (x *Machine) GetPartition() string {
-	if x != nil {
-		return x.Partition
-	}
-	return ""
-}
-
-func (x *Machine) GetRack() string {
-	if x != nil {
-		return x.Rack
-	}
-	return ""
-}
-
-func (x *Machine) GetRoom() string {
-	if x != nil {
-		return x.Room
-	}
-	return ""
-}
-
-func (x *Machine) GetSize() string {
-	if x != nil {
-		return x.Size
-	}
-	return ""
-}
-
-func (x *Machine) GetPhase() v1.MachinePhase {
-	if x != nil {
-		return x.Phase
-	}
-	return v1.MachinePhase(0)
-}
-
-func (x *Machine) GetPhaseSince() *timestamppb.Timestamp {
-	if x != nil {
-		return x.PhaseSince
-	}
-	return nil
-}
-
-func (x *Machine) GetBootId() string {
-	if x != nil {
-		return x.BootId
-	}
-	return ""
-}
-
-func (x *Machine) GetCondition() *v2.MachineCondition {
-	if x != nil {
-		return x.Condition
-	}
-	return nil
-}
-
-func (x *Machine) GetAgentVersion() string {
-	if x != nil {
-		return x.AgentVersion
-	}
-	return ""
-}
-
-func (x *Machine) GetFailedBoots() []*timestamppb.Timestamp {
-	if x != nil {
-		return x.FailedBoots
-	}
-	return nil
-}
-
-func (x *Machine) GetCrashLoop() bool {
-	if x != nil {
-		return x.CrashLoop
-	}
-	return false
-}
-
-func (x *Machine) GetFailedReclaim() bool {
-	if x != nil {
-		return x.FailedReclaim
-	}
-	return false
-}
-
-func (x *Machine) GetAllocation() string {
-	if x != nil {
-		return x.Allocation
-	}
-	return ""
-}
-
-func (x *Machine) GetLastError() *v2.MachineProvisioningEvent {
-	if x != nil {
-		return x.LastError
-	}
-	return nil
-}
-
-// Hardware is the inventory of a machine: cold, written once per boot.
-type Hardware struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Inventory     *v1.Inventory          `protobuf:"bytes,2,opt,name=inventory,proto3" json:"inventory,omitempty"`
-	Updated       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=updated,proto3" json:"updated,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Hardware) Reset() {
-	*x = Hardware{}
-	mi := &file_ingot_private_v1_records_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Hardware) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Hardware) ProtoMessage() {}
-
-func (x *Hardware) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_records_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Hardware.ProtoReflect.Descriptor instead.
-func (*Hardware) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *Hardware) GetUuid() string {
-	if x != nil {
-		return x.Uuid
-	}
-	return ""
-}
-
-func (x *Hardware) GetInventory() *v1.Inventory {
-	if x != nil {
-		return x.Inventory
-	}
-	return nil
-}
-
-func (x *Hardware) GetUpdated() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Updated
-	}
-	return nil
-}
-
-// Events are the newest events of a machine, newest first.
-type Events struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Events        []*Event               `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Events) Reset() {
-	*x = Events{}
-	mi := &file_ingot_private_v1_records_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Events) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Events) ProtoMessage() {}
-
-func (x *Events) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_records_proto_msgTypes[7]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Events.ProtoReflect.Descriptor instead.
-func (*Events) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *Events) GetUuid() string {
-	if x != nil {
-		return x.Uuid
-	}
-	return ""
-}
-
-func (x *Events) GetEvents() []*Event {
-	if x != nil {
-		return x.Events
-	}
-	return nil
-}
-
-// Event is one thing that happened to a machine.
-type Event struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
-	// Event of the v2 API, if it is one.
-	Type          v2.MachineProvisioningEventType `protobuf:"varint,2,opt,name=type,proto3,enum=metalstack.api.v2.MachineProvisioningEventType" json:"type,omitempty"`
-	Source        int32                           `protobuf:"varint,3,opt,name=source,proto3" json:"source,omitempty"`
-	Step          string                          `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
-	Message       string                          `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
-	TookMs        int64                           `protobuf:"varint,6,opt,name=took_ms,json=tookMs,proto3" json:"took_ms,omitempty"`
-	Failed        bool                            `protobuf:"varint,7,opt,name=failed,proto3" json:"failed,omitempty"`
-	BootId        string                          `protobuf:"bytes,8,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Event) Reset() {
-	*x = Event{}
-	mi := &file_ingot_private_v1_records_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Event) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Event) ProtoMessage() {}
-
-func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_records_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Event.ProtoReflect.Descriptor instead.
-func (*Event) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *Event) GetTime() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Time
-	}
-	return nil
-}
-
-func (x *Event) GetType() v2.MachineProvisioningEventType {
-	if x != nil {
-		return x.Type
-	}
-	return v2.MachineProvisioningEventType(0)
-}
-
-func (x *Event) GetSource() int32 {
-	if x != nil {
-		return x.Source
-	}
-	return 0
-}
-
-func (x *Event) GetStep() string {
-	if x != nil {
-		return x.Step
-	}
-	return ""
-}
-
-func (x *Event) GetMessage() string {
-	if x != nil {
-		return x.Message
-	}
-	return ""
-}
-
-func (x *Event) GetTookMs() int64 {
-	if x != nil {
-		return x.TookMs
-	}
-	return 0
-}
-
-func (x *Event) GetFailed() bool {
-	if x != nil {
-		return x.Failed
-	}
-	return false
-}
-
-func (x *Event) GetBootId() string {
-	if x != nil {
-		return x.BootId
-	}
-	return ""
-}
-
 var File_ingot_private_v1_records_proto protoreflect.FileDescriptor
 
 const file_ingot_private_v1_records_proto_rawDesc = "" +
 	"\n" +
-	"\x1eingot/private/v1/records.proto\x12\x10ingot.private.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14ingot/v1/agent.proto\x1a\x15ingot/v1/common.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1fmetalstack/api/v2/machine.proto\x1a\x1dmetalstack/api/v2/token.proto\".\n" +
+	"\x1eingot/private/v1/records.proto\x12\x10ingot.private.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmetalstack/api/v2/token.proto\".\n" +
 	"\x06Sealed\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"\xbc\x01\n" +
@@ -814,46 +429,7 @@ const file_ingot_private_v1_records_proto_rawDesc = "" +
 	"\x02of\x18\x01 \x01(\tR\x02of\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x12\n" +
 	"\x04role\x18\x03 \x01(\x05R\x04role\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x81\x05\n" +
-	"\aMachine\x12\x12\n" +
-	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12+\n" +
-	"\x04meta\x18\x02 \x01(\v2\x17.metalstack.api.v2.MetaR\x04meta\x12\x1c\n" +
-	"\tpartition\x18\x03 \x01(\tR\tpartition\x12\x12\n" +
-	"\x04rack\x18\x04 \x01(\tR\x04rack\x12\x12\n" +
-	"\x04room\x18\x05 \x01(\tR\x04room\x12\x12\n" +
-	"\x04size\x18\x06 \x01(\tR\x04size\x12,\n" +
-	"\x05phase\x18\a \x01(\x0e2\x16.ingot.v1.MachinePhaseR\x05phase\x12;\n" +
-	"\vphase_since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"phaseSince\x12\x17\n" +
-	"\aboot_id\x18\t \x01(\tR\x06bootId\x12A\n" +
-	"\tcondition\x18\n" +
-	" \x01(\v2#.metalstack.api.v2.MachineConditionR\tcondition\x12#\n" +
-	"\ragent_version\x18\v \x01(\tR\fagentVersion\x12=\n" +
-	"\ffailed_boots\x18\f \x03(\v2\x1a.google.protobuf.TimestampR\vfailedBoots\x12\x1d\n" +
-	"\n" +
-	"crash_loop\x18\r \x01(\bR\tcrashLoop\x12%\n" +
-	"\x0efailed_reclaim\x18\x0e \x01(\bR\rfailedReclaim\x12\x1e\n" +
-	"\n" +
-	"allocation\x18\x0f \x01(\tR\n" +
-	"allocation\x12J\n" +
-	"\n" +
-	"last_error\x18\x10 \x01(\v2+.metalstack.api.v2.MachineProvisioningEventR\tlastError\"\x87\x01\n" +
-	"\bHardware\x12\x12\n" +
-	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x121\n" +
-	"\tinventory\x18\x02 \x01(\v2\x13.ingot.v1.InventoryR\tinventory\x124\n" +
-	"\aupdated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aupdated\"M\n" +
-	"\x06Events\x12\x12\n" +
-	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12/\n" +
-	"\x06events\x18\x02 \x03(\v2\x17.ingot.private.v1.EventR\x06events\"\x8c\x02\n" +
-	"\x05Event\x12.\n" +
-	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12C\n" +
-	"\x04type\x18\x02 \x01(\x0e2/.metalstack.api.v2.MachineProvisioningEventTypeR\x04type\x12\x16\n" +
-	"\x06source\x18\x03 \x01(\x05R\x06source\x12\x12\n" +
-	"\x04step\x18\x04 \x01(\tR\x04step\x12\x18\n" +
-	"\amessage\x18\x05 \x01(\tR\amessage\x12\x17\n" +
-	"\atook_ms\x18\x06 \x01(\x03R\x06tookMs\x12\x16\n" +
-	"\x06failed\x18\a \x01(\bR\x06failed\x12\x17\n" +
-	"\aboot_id\x18\b \x01(\tR\x06bootIdB?Z=github.com/ingot-cloud/ingot/proto/ingot/private/v1;privatev1b\x06proto3"
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05sinceB?Z=github.com/ingot-cloud/ingot/proto/ingot/private/v1;privatev1b\x06proto3"
 
 var (
 	file_ingot_private_v1_records_proto_rawDescOnce sync.Once
@@ -867,48 +443,27 @@ func file_ingot_private_v1_records_proto_rawDescGZIP() []byte {
 	return file_ingot_private_v1_records_proto_rawDescData
 }
 
-var file_ingot_private_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ingot_private_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_ingot_private_v1_records_proto_goTypes = []any{
-	(*Sealed)(nil),                       // 0: ingot.private.v1.Sealed
-	(*Token)(nil),                        // 1: ingot.private.v1.Token
-	(*Enrolment)(nil),                    // 2: ingot.private.v1.Enrolment
-	(*Taken)(nil),                        // 3: ingot.private.v1.Taken
-	(*Member)(nil),                       // 4: ingot.private.v1.Member
-	(*Machine)(nil),                      // 5: ingot.private.v1.Machine
-	(*Hardware)(nil),                     // 6: ingot.private.v1.Hardware
-	(*Events)(nil),                       // 7: ingot.private.v1.Events
-	(*Event)(nil),                        // 8: ingot.private.v1.Event
-	(*v2.Token)(nil),                     // 9: metalstack.api.v2.Token
-	(*timestamppb.Timestamp)(nil),        // 10: google.protobuf.Timestamp
-	(*v2.Meta)(nil),                      // 11: metalstack.api.v2.Meta
-	(v1.MachinePhase)(0),                 // 12: ingot.v1.MachinePhase
-	(*v2.MachineCondition)(nil),          // 13: metalstack.api.v2.MachineCondition
-	(*v2.MachineProvisioningEvent)(nil),  // 14: metalstack.api.v2.MachineProvisioningEvent
-	(*v1.Inventory)(nil),                 // 15: ingot.v1.Inventory
-	(v2.MachineProvisioningEventType)(0), // 16: metalstack.api.v2.MachineProvisioningEventType
+	(*Sealed)(nil),                // 0: ingot.private.v1.Sealed
+	(*Token)(nil),                 // 1: ingot.private.v1.Token
+	(*Enrolment)(nil),             // 2: ingot.private.v1.Enrolment
+	(*Taken)(nil),                 // 3: ingot.private.v1.Taken
+	(*Member)(nil),                // 4: ingot.private.v1.Member
+	(*v2.Token)(nil),              // 5: metalstack.api.v2.Token
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_ingot_private_v1_records_proto_depIdxs = []int32{
-	9,  // 0: ingot.private.v1.Token.token:type_name -> metalstack.api.v2.Token
-	10, // 1: ingot.private.v1.Enrolment.expires:type_name -> google.protobuf.Timestamp
-	10, // 2: ingot.private.v1.Taken.since:type_name -> google.protobuf.Timestamp
-	10, // 3: ingot.private.v1.Taken.quarantined_until:type_name -> google.protobuf.Timestamp
-	10, // 4: ingot.private.v1.Member.since:type_name -> google.protobuf.Timestamp
-	11, // 5: ingot.private.v1.Machine.meta:type_name -> metalstack.api.v2.Meta
-	12, // 6: ingot.private.v1.Machine.phase:type_name -> ingot.v1.MachinePhase
-	10, // 7: ingot.private.v1.Machine.phase_since:type_name -> google.protobuf.Timestamp
-	13, // 8: ingot.private.v1.Machine.condition:type_name -> metalstack.api.v2.MachineCondition
-	10, // 9: ingot.private.v1.Machine.failed_boots:type_name -> google.protobuf.Timestamp
-	14, // 10: ingot.private.v1.Machine.last_error:type_name -> metalstack.api.v2.MachineProvisioningEvent
-	15, // 11: ingot.private.v1.Hardware.inventory:type_name -> ingot.v1.Inventory
-	10, // 12: ingot.private.v1.Hardware.updated:type_name -> google.protobuf.Timestamp
-	8,  // 13: ingot.private.v1.Events.events:type_name -> ingot.private.v1.Event
-	10, // 14: ingot.private.v1.Event.time:type_name -> google.protobuf.Timestamp
-	16, // 15: ingot.private.v1.Event.type:type_name -> metalstack.api.v2.MachineProvisioningEventType
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	5, // 0: ingot.private.v1.Token.token:type_name -> metalstack.api.v2.Token
+	6, // 1: ingot.private.v1.Enrolment.expires:type_name -> google.protobuf.Timestamp
+	6, // 2: ingot.private.v1.Taken.since:type_name -> google.protobuf.Timestamp
+	6, // 3: ingot.private.v1.Taken.quarantined_until:type_name -> google.protobuf.Timestamp
+	6, // 4: ingot.private.v1.Member.since:type_name -> google.protobuf.Timestamp
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_ingot_private_v1_records_proto_init() }
@@ -922,7 +477,7 @@ func file_ingot_private_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_private_v1_records_proto_rawDesc), len(file_ingot_private_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
