@@ -1,0 +1,88 @@
+// Command ingot-lab stands in for the iron on a laptop or in CI, without root:
+// servers with UEFI firmware, their BMCs, switches and the wires between them.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ingot-cloud/ingot/lab"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use:           "ingot-lab",
+		Short:         "Servers, BMCs, switches and wires on one machine, without root",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(artefacts())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "ingot-lab:", err)
+		os.Exit(1)
+	}
+}
+
+func artefacts() *cobra.Command {
+	var dir, agent string
+	cmd := &cobra.Command{
+		Use:   "artefacts",
+		Short: "Build what the lab's guests boot from, ahead of time",
+		Long: "Build what the lab's guests boot from, ahead of time: firmware, kernel, the image of\n" +
+			"leaves and site, the busybox OS image and, with --agent, the boot image.\n" +
+			"What is there already is kept.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return build(cmd.Context(), dir, agent) },
+	}
+	cmd.Flags().StringVar(&dir, "cache", "", "folder to keep them in (default: ingot-lab in the user's cache folder)")
+	cmd.Flags().StringVar(&agent, "agent", "", "static program that becomes /init of the boot image")
+	return cmd
+}
+
+func build(ctx context.Context, dir, agent string) error {
+	start := time.Now()
+	say := func(format string, args ...any) {
+		fmt.Printf("%5.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
+	}
+	c, err := lab.OpenCache(dir, say)
+	if err != nil {
+		return err
+	}
+	fw, err := c.Firmware(ctx)
+	if err != nil {
+		return err
+	}
+	guest, err := c.GuestImage(ctx)
+	if err != nil {
+		return err
+	}
+	osImage, err := c.BusyboxImage(ctx)
+	if err != nil {
+		return err
+	}
+	files := []string{fw.Code, guest.Kernel, guest.Initrd, osImage}
+	if agent != "" {
+		boot, err := c.BootImage(ctx, agent)
+		if err != nil {
+			return err
+		}
+		files = append(files, boot.Initrd)
+	}
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil {
+			return err
+		}
+		say("%6.1f MB  %s", float64(info.Size())/1e6, filepath.Clean(f))
+	}
+	return nil
+}

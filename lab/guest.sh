@@ -1,0 +1,43 @@
+#!/bin/sh
+# The start of a lab guest: kernel's file systems, modules, names of ports, FRR.
+export PATH=/sbin:/bin:/usr/sbin:/usr/bin
+mountpoint -q /proc || mount -t proc proc /proc
+mountpoint -q /sys || mount -t sysfs sys /sys
+mountpoint -q /dev || mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /run/frr /var/tmp/frr
+mount -t devpts devpts /dev/pts
+[ -e /var/run ] || ln -s /run /var/run
+
+up() { cut -d' ' -f1 /proc/uptime; }
+echo "guest: init at $(up) s"
+
+for m in virtio_pci virtio_net virtio_rng virtio_blk af_packet; do modprobe $m; done
+
+# /etc/nics: MAC address and name, one port per line.
+/bin/ip link set lo up
+for dev in /sys/class/net/*; do
+	mac=$(cat "$dev/address")
+	name=$(sed -n "s/^$mac //p" /etc/nics)
+	old=${dev##*/}
+	if [ -n "$name" ] && [ "$name" != "$old" ]; then /bin/ip link set "$old" name "$name"; fi
+done
+[ -s /etc/hostname ] && hostname -F /etc/hostname
+[ -s /etc/sysctl.conf ] && sysctl -q -p /etc/sysctl.conf
+
+if [ -x /etc/rc.local ]; then /etc/rc.local; fi
+
+chown -R frr:frr /etc/frr /run/frr /var/tmp/frr
+/usr/lib/frr/zebra -d -A 127.0.0.1 -s 90000000
+/usr/lib/frr/staticd -d -A 127.0.0.1
+/usr/lib/frr/bgpd -d -A 127.0.0.1
+vtysh -b
+echo "guest: ready at $(up) s"
+
+for s in /etc/service/*; do
+	[ -x "$s" ] || continue
+	(while :; do
+		"$s" </dev/null
+		echo "guest: $s ended with $?"
+		sleep 1
+	done) &
+done

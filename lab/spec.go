@@ -1,0 +1,275 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// qemuProgram is found through PATH.
+const qemuProgram = "qemu-system-x86_64"
+
+// A Spec says what a VM is made of.
+type Spec struct {
+	// Name is for people.
+	Name string
+	// UUID, Serial, Manufacturer and Product are what the guest reads from
+	// SMBIOS, each empty for QEMU's own.
+	UUID, Serial, Manufacturer, Product string
+	// Memory is in MiB; CPUs is 1 when zero.
+	Memory, CPUs int
+	// Firmware makes the VM start as a server does. Without it, QEMU starts
+	// Kernel directly.
+	Firmware *Firmware
+	// Kernel, Initrds and Cmdline are started without firmware. Initrds are
+	// unpacked one over the other and Files last.
+	Kernel  string
+	Initrds []string
+	Cmdline string
+	Files   map[string]File
+	// Disks are the local disks, made on first use.
+	Disks []Disk
+	// CDROM adds a drive for virtual media.
+	CDROM bool
+	// NICs are the network cards, in the order the guest finds them.
+	NICs []NIC
+}
+
+// A Disk is a local disk.
+type Disk struct {
+	// Size is in bytes. Space is taken as it is written.
+	Size int64
+	// Serial is the disk's serial number.
+	Serial string
+	// NVMe makes it an NVMe disk instead of a virtio one.
+	NVMe bool
+}
+
+// A NIC is a network card, on a wire or on the user's network.
+type NIC struct {
+	// MAC is the address, as text.
+	MAC string
+	// Name is what a lab guest calls the port. Servers name theirs themselves.
+	Name string
+	// Port is the end of the wire it is plugged into.
+	Port *Port
+	// User connects the NIC to this machine's network as this process sees it,
+	// when there is no Port. Without either the NIC has no carrier.
+	User *User
+	// MTU is the largest packet the guest may send, 1500 when zero.
+	MTU int
+}
+
+// A User is a private network between one guest and this machine, which plays
+// a router: the guest is 10.0.2.15/24 and fec0::15/64, this machine's loopback
+// is 10.0.2.2 and fec0::2. It needs no privilege, and joins the guest to no
+// other guest.
+type User struct {
+	// Forward makes a TCP port of this machine (address and port) a port of
+	// the guest.
+	Forward map[netip.AddrPort]int
+}
+
+// prepare makes the files that s names and lays out in dir.
+func (s *Spec) prepare(dir string) error {
+	for i, d := range s.Disks {
+		f, err := os.OpenFile(diskFile(dir, i), os.O_CREATE|os.O_RDWR, 0o644)
+		if err != nil {
+			return err
+		}
+		if info, err := f.Stat(); err != nil || info.Size() != d.Size {
+			err = errors.Join(err, f.Truncate(d.Size))
+			if err != nil {
+				return errors.Join(err, f.Close())
+			}
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	if s.Firmware != nil {
+		return s.Firmware.copyVars(filepath.Join(dir, varsFile))
+	}
+	files := map[string]File{"/etc/nics": Text(s.nics()), "/etc/hostname": Text(s.Name + "\n")}
+	for path, f := range s.Files {
+		files[path] = f
+	}
+	return appendInitrd(filepath.Join(dir, initrdFile), s.Initrds, files)
+}
+
+// nics is the guest's list of ports: MAC address and name.
+func (s *Spec) nics() string {
+	var b strings.Builder
+	for _, n := range s.NICs {
+		if n.Name != "" {
+			fmt.Fprintf(&b, "%s %s\n", strings.ToLower(n.MAC), n.Name)
+		}
+	}
+	return b.String()
+}
+
+// Files of a VM in its folder. QEMU runs there, so that their names stay short
+// whatever the folder's is: a socket's name may have 107 bytes.
+const (
+	varsFile     = "vars.fd"
+	initrdFile   = "initrd"
+	serialFile   = "serial.log"
+	serialSocket = "serial.sock"
+)
+
+func diskFile(dir string, i int) string { return filepath.Join(dir, "disk"+strconv.Itoa(i)+".raw") }
+
+// copyVars gives a VM its own variable store, once.
+func (f *Firmware) copyVars(to string) error {
+	in, err := os.Open(f.Vars)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// bootIndex is the place of the virtual CD among the devices the firmware
+// tries; disks are at 2 and up.
+func bootIndex(o Override) int {
+	if o.CD {
+		return 0
+	}
+	return 100
+}
+
+// firstFile is the descriptor of the first file a VM's process inherits: the
+// monitor, then the NICs on wires in their order.
+const firstFile = 3
+
+// arguments renders s for QEMU, run in dir with the monitor and the NICs on
+// wires as inherited files.
+func (s *Spec) arguments(dir, media string, order Override) []string {
+	a := []string{
+		"-name", s.Name, "-machine", "q35", "-smp", strconv.Itoa(max(s.CPUs, 1)), "-m", strconv.Itoa(s.Memory), "-cpu", "max",
+		"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-S",
+		"-chardev", "socket,id=monitor,fd=" + strconv.Itoa(firstFile), "-mon", "chardev=monitor,mode=control",
+		"-chardev", "socket,id=serial,path=" + serialSocket + ",server=on,wait=off,logfile=" + serialFile + ",logappend=on",
+		"-serial", "chardev:serial",
+		"-device", "virtio-rng-pci",
+	}
+	if hasKVM() {
+		a = append(a, "-accel", "kvm")
+	} else {
+		a = append(a, "-accel", "tcg,thread=multi,tb-size=96")
+	}
+	if s.UUID != "" {
+		a = append(a, "-uuid", s.UUID)
+	}
+	smbios := ""
+	for _, f := range [][2]string{{"manufacturer", s.Manufacturer}, {"product", s.Product}, {"serial", s.Serial}} {
+		if f[1] != "" {
+			smbios += "," + f[0] + "=" + escape(f[1])
+		}
+	}
+	if smbios != "" {
+		a = append(a, "-smbios", "type=1"+smbios)
+	}
+	a = append(a, s.start()...)
+	a = append(a, s.storage(dir, media, order)...)
+	return append(a, s.network()...)
+}
+
+// start renders what the processor runs first.
+func (s *Spec) start() []string {
+	if s.Firmware == nil {
+		return []string{"-kernel", s.Kernel, "-initrd", initrdFile, "-append", strings.TrimSpace("console=ttyS0,115200 quiet panic=5 " + s.Cmdline)}
+	}
+	return []string{
+		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + escape(s.Firmware.Code),
+		"-drive", "if=pflash,format=raw,unit=1,file=" + varsFile,
+		// The firmware shall not use the network by itself: nothing of Ingot
+		// boots over PXE.
+		"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n",
+		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
+	}
+}
+
+func (s *Spec) storage(dir, media string, order Override) []string {
+	var a []string
+	if s.CDROM {
+		file := ""
+		if media != "" {
+			file = ",format=raw,file=" + escape(media)
+		}
+		a = append(a,
+			"-drive", "if=none,id=cd,media=cdrom,readonly=on"+file,
+			"-device", "virtio-scsi-pci,id=scsi",
+			"-device", "scsi-cd,id=cdrom,drive=cd,bus=scsi.0,bootindex="+strconv.Itoa(bootIndex(order)))
+	}
+	for i, d := range s.Disks {
+		id, device := "disk"+strconv.Itoa(i), "virtio-blk-pci"
+		if d.NVMe {
+			device = "nvme"
+		}
+		serial := d.Serial
+		if serial == "" {
+			serial = id
+		}
+		a = append(a,
+			"-drive", "if=none,id="+id+",format=raw,cache=unsafe,discard=unmap,file="+escape(filepath.Base(diskFile(dir, i))),
+			"-device", fmt.Sprintf("%s,drive=%s,serial=%s,bootindex=%d", device, id, escape(serial), 2+i))
+	}
+	return a
+}
+
+func (s *Spec) network() []string {
+	var a []string
+	fd := firstFile + 1
+	for i, n := range s.NICs {
+		id := nicID(i)
+		var backend string
+		switch {
+		case n.Port != nil:
+			backend = fmt.Sprintf("dgram,id=%s,local.type=fd,local.str=%d", id, fd)
+			fd++
+		case n.User != nil:
+			backend = "user,id=" + id + ",ipv6=on,ipv6-net=fec0::/64,net=10.0.2.0/24"
+			for host, port := range n.User.Forward {
+				backend += fmt.Sprintf(",hostfwd=tcp:%s:%d-10.0.2.15:%d", host.Addr(), host.Port(), port)
+			}
+		default:
+			backend = "hubport,id=" + id + ",hubid=" + strconv.Itoa(1000+i)
+		}
+		device := fmt.Sprintf("virtio-net-pci,id=card%d,netdev=%s,mac=%s,romfile=,rombar=0", i, id, n.MAC)
+		if n.MTU != 0 {
+			device += fmt.Sprintf(",host_mtu=%d", n.MTU)
+		}
+		a = append(a, "-netdev", backend, "-device", device)
+	}
+	return a
+}
+
+// escape doubles the commas of a value in a QEMU option.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// hasKVM reports whether guests can run on the processor itself. That the
+// device is there is not enough: a machine that is a guest itself may have it
+// and be unable to serve it.
+func hasKVM() bool {
+	cpu, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil || !(strings.Contains(string(cpu), " vmx ") || strings.Contains(string(cpu), " svm ")) {
+		return false
+	}
+	return unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil
+}
