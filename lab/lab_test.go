@@ -101,7 +101,7 @@ func server(t *testing.T, ctx context.Context, c *lab.Cache, nics ...lab.NIC) *l
 	return vm
 }
 
-func TestFirmwareBootsMedium(t *testing.T) {
+func TestLabFirmwareBootsMedium(t *testing.T) {
 	ctx, c := within(t, 5*time.Minute), cache(t)
 	iso := filepath.Join(t.TempDir(), "boot.iso")
 	if err := os.WriteFile(iso, medium(t, ctx, c, program(t, "./testdata/marker"), "console=ttyS0,115200 quiet ingot.test=1"), 0o644); err != nil {
