@@ -1,0 +1,248 @@
+package machine
+
+import (
+	"cmp"
+	"errors"
+	"strings"
+	"time"
+
+	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/ingot-cloud/ingot/fault"
+	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/store"
+)
+
+// The actions on a BMC, by their short names.
+const (
+	actOn         = ingotv1.OperationAction_OPERATION_ACTION_ON
+	actOff        = ingotv1.OperationAction_OPERATION_ACTION_OFF
+	actReset      = ingotv1.OperationAction_OPERATION_ACTION_RESET
+	actCycle      = ingotv1.OperationAction_OPERATION_ACTION_CYCLE
+	actBIOS       = ingotv1.OperationAction_OPERATION_ACTION_BOOT_TO_BIOS
+	actDisk       = ingotv1.OperationAction_OPERATION_ACTION_BOOT_FROM_DISK
+	actBootMedium = ingotv1.OperationAction_OPERATION_ACTION_BOOT_MEDIUM
+	actLEDOn      = ingotv1.OperationAction_OPERATION_ACTION_LED_ON
+	actLEDOff     = ingotv1.OperationAction_OPERATION_ACTION_LED_OFF
+)
+
+const (
+	// takeWithin is how long a person's command waits for somebody to take it.
+	takeWithin = time.Minute
+	// doneWithin is how long who took an operation has to end it: a firmware
+	// may need minutes to insert a medium or to power off gracefully.
+	doneWithin = 10 * time.Minute
+	// windowOpen is how long after its power cycle a machine may ask for its
+	// token: big servers test their memory for minutes.
+	windowOpen = 15 * time.Minute
+)
+
+// commands maps the commands of the v2 API to actions.
+var commands = map[apiv2.MachineBMCCommand]ingotv1.OperationAction{
+	apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_ON:               actOn,
+	apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_OFF:              actOff,
+	apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_RESET:            actReset,
+	apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_CYCLE:            actCycle,
+	apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_BOOT_TO_BIOS:     actBIOS,
+	apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_BOOT_FROM_DISK:   actDisk,
+	apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_BOOT_FROM_PXE:    actBootMedium,
+	apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_IDENTIFY_LED_ON:  actLEDOn,
+	apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_IDENTIFY_LED_OFF: actLEDOff,
+}
+
+// CommandOf returns what the v2 API calls an operation when it is given to a
+// listener of that API.
+func CommandOf(o *privatev1.Operation) apiv2.MachineBMCCommand {
+	if o.GetCommand() != 0 {
+		return o.GetCommand()
+	}
+	switch o.GetOperation().GetAction() {
+	case actBootMedium:
+		return apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_MACHINE_DELETED
+	case actDisk:
+		return apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_MACHINE_CREATED
+	}
+	for c, a := range commands {
+		if a == o.GetOperation().GetAction() {
+			return c
+		}
+	}
+	return apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_UNSPECIFIED
+}
+
+func isNotFound(err error) bool { return errors.Is(err, fault.NotFound) }
+
+// object is how errors call a machine.
+func object(uuid string) string { return "machine " + uuid }
+
+// Command orders what a person asks of a BMC through the v2 API. A command
+// that ends a running system is a planned reboot.
+func Command(tx *store.Tx, id string, m *privatev1.Machine, c apiv2.MachineBMCCommand, by string) error {
+	action, ok := commands[c]
+	if !ok {
+		return fault.Newf(fault.Invalid, object(m.GetUuid()), "command %s is not for people", c)
+	}
+	if !connected(tx, m.GetUuid()) {
+		return fault.Newf(fault.Precondition, "", "machine %q does not have bmc connections details yet", m.GetUuid())
+	}
+	if err := order(tx, id, m, action, c, "asked for by "+by); err != nil {
+		return err
+	}
+	switch action {
+	case actOff, actReset, actCycle, actDisk, actBIOS:
+		_, _, err := Happen(tx, m.GetUuid(), Happening{Event: Rebooting, Message: "bmc command " + c.String() + " by " + by})
+		return err
+	default: // a boot medium's power cycle is told when it was done
+		return nil
+	}
+}
+
+// connected reports whether somebody can reach the BMC of a machine: by the
+// operator's credentials, or by those the v2 API reported.
+func connected(r store.Reader, uuid string) bool {
+	b, ok := records.MachineBMCs.Peek(r, uuid)
+	if !ok {
+		return false
+	}
+	if b.GetBmc() != "" {
+		return true
+	}
+	_, sealed := records.Secrets.Peek(r, records.MachineBMCPasswordKey(uuid))
+	return sealed && b.GetReport().GetBmc().GetAddress() != "" && b.GetReport().GetBmc().GetUser() != ""
+}
+
+// Order orders an action on a machine's BMC. At most one runs per machine:
+// fault.Precondition while another has not ended.
+func Order(tx *store.Tx, id string, m *privatev1.Machine, action ingotv1.OperationAction, reason string) error {
+	return order(tx, id, m, action, 0, reason)
+}
+
+func order(tx *store.Tx, id string, m *privatev1.Machine, action ingotv1.OperationAction, c apiv2.MachineBMCCommand, reason string) error {
+	var attempts uint32
+	switch old, err := records.Operations.Get(tx, m.GetUuid()); {
+	case isNotFound(err):
+	case err != nil:
+		return err
+	case old.GetOperation().GetDone() == nil:
+		return fault.Newf(fault.Precondition, object(m.GetUuid()), "operation %s has not ended: %s", actionName(old.GetOperation().GetAction()), old.GetOperation().GetReason()).
+			Do("wait for it; 'ingot machine timeline' shows how far it is")
+	case old.GetOperation().GetAction() == action && old.GetOperation().GetError() != "":
+		attempts = old.GetOperation().GetAttempts() + 1
+	}
+	return records.Operations.Put(tx, &privatev1.Operation{
+		Operation: &ingotv1.Operation{Id: id, Machine: m.GetUuid(), Action: action, Reason: reason, Created: timestamppb.New(tx.Now()), Attempts: attempts},
+		Partition: m.GetPartition(), Command: c,
+	})
+}
+
+// Take gives an open operation to a listener: false if it ended or somebody
+// else has it.
+func Take(tx *store.Tx, uuid, listener string) (*privatev1.Operation, bool, error) {
+	took := false
+	o, err := records.Operations.Change(tx, uuid, func(o *privatev1.Operation) error {
+		if took = o.GetOperation().GetDone() == nil && (o.GetListener() == "" || o.GetListener() == listener); took && o.GetListener() == "" {
+			o.Listener, o.Taken = listener, timestamppb.New(tx.Now())
+		}
+		return nil
+	})
+	if isNotFound(err) {
+		return nil, false, nil
+	}
+	return o, took, err
+}
+
+// Done ends an operation once; repeating it, or ending one that was replaced,
+// is a success without effect. A power cycle into the boot medium whose power
+// off was observed opens the boot window.
+func Done(tx *store.Tx, id, failure string, powerOff time.Time) error {
+	var o *privatev1.Operation
+	for found := range records.Operations.By(tx, "id", id) {
+		o = found
+	}
+	if o == nil {
+		return nil
+	}
+	uuid, first := o.GetOperation().GetMachine(), false
+	o, err := records.Operations.Change(tx, uuid, func(o *privatev1.Operation) error {
+		op := o.GetOperation()
+		if op.GetId() != id || op.GetDone() != nil {
+			return nil
+		}
+		first = true
+		op.Done, op.Error = timestamppb.New(tx.Now()), failure
+		if !powerOff.IsZero() {
+			op.PowerOffSeen = timestamppb.New(powerOff)
+		}
+		return nil
+	})
+	if err != nil || !first {
+		return err
+	}
+	op := o.GetOperation()
+	name := actionName(op.GetAction())
+	if err := Note(tx, uuid, Step{
+		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BMC, Step: name, Message: cmp.Or(failure, op.GetReason()),
+		Failed: failure != "", Took: tx.Now().Sub(op.GetCreated().AsTime()),
+	}); err != nil || failure != "" {
+		return err
+	}
+	if op.GetAction() != actBootMedium {
+		return nil
+	}
+	if powerOff.IsZero() && o.GetCommand() == 0 {
+		return Note(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BMC, Step: name, Failed: true,
+			Message: "the BMC was not seen to report power off, therefore the boot window stays closed"})
+	}
+	if !powerOff.IsZero() {
+		if err := records.BootWindows.Put(tx, &ingotv1.BootWindow{
+			Uuid: uuid, Operation: id, Opened: timestamppb.New(tx.Now()), Closes: timestamppb.New(tx.Now().Add(windowOpen)),
+		}); err != nil {
+			return err
+		}
+	}
+	return rebooted(tx, uuid, op.GetReason())
+}
+
+// rebooted moves the machine on after its power cycle, unless the boot that
+// follows has already begun: a report may be slower than a firmware.
+func rebooted(tx *store.Tx, uuid, reason string) error {
+	boot, ok := records.Boots.Peek(tx, uuid)
+	op, err := records.Operations.Get(tx, uuid)
+	if err != nil {
+		return err
+	}
+	m, err := records.Machines.Get(tx, uuid)
+	if err != nil {
+		return err
+	}
+	if ok && boot.GetBootId() == m.GetBootId() && boot.GetBegan().AsTime().After(op.GetOperation().GetCreated().AsTime()) {
+		return nil
+	}
+	_, _, err = Happen(tx, uuid, Happening{Event: Rebooting, Message: "boot medium: " + reason})
+	return err
+}
+
+// actionName returns an action in lower-case words.
+func actionName(a ingotv1.OperationAction) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(a.String(), "OPERATION_ACTION_"), "_", " "))
+}
+
+// Expire ends an operation that nobody took or ended in time, false if it has
+// time left. Commands of the v2 API are not kept for somebody who comes later.
+func Expire(tx *store.Tx, uuid string) (bool, error) {
+	o, err := records.Operations.Get(tx, uuid)
+	if err != nil || o.GetOperation().GetDone() != nil {
+		return false, err
+	}
+	switch now := tx.Now(); {
+	case o.GetTaken() == nil && o.GetCommand() != 0 && now.Sub(o.GetOperation().GetCreated().AsTime()) >= takeWithin:
+		return true, Done(tx, o.GetOperation().GetId(), "nobody took it: no site of the partition is connected", time.Time{})
+	case o.GetTaken() != nil && now.Sub(o.GetTaken().AsTime()) >= doneWithin:
+		return true, Done(tx, o.GetOperation().GetId(), "whoever took it has not reported the end", time.Time{})
+	default:
+		return false, nil
+	}
+}

@@ -1,0 +1,85 @@
+package machine
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/store"
+)
+
+// Timeline tells what happened to a machine, oldest first, and what it waits
+// for.
+func Timeline(r store.Reader, m *privatev1.Machine) *ingotv1.Timeline {
+	t := &ingotv1.Timeline{Uuid: m.GetUuid(), Phase: m.GetPhase(), PhaseSince: m.GetPhaseSince(), Waiting: awaited(r, m)}
+	e, _ := records.Events.Peek(r, m.GetUuid())
+	all := append(slices.Clone(e.GetEvents()), e.GetSteps()...)
+	slices.SortStableFunc(all, func(a, b *privatev1.Event) int { return a.GetTime().AsTime().Compare(b.GetTime().AsTime()) })
+	for _, ev := range all {
+		t.Entries = append(t.Entries, entry(ev))
+	}
+	return t
+}
+
+// entry returns an event as people see it.
+func entry(ev *privatev1.Event) *ingotv1.TimelineEntry {
+	e := &ingotv1.TimelineEntry{
+		Time: ev.GetTime(), Source: ingotv1.TimelineSource(ev.GetSource()), Step: ev.GetStep(), Message: ev.GetMessage(),
+		Failed: ev.GetFailed(), BootId: ev.GetBootId(),
+	}
+	if ev.GetTookMs() > 0 {
+		e.Took = durationpb.New(time.Duration(ev.GetTookMs()) * time.Millisecond)
+	}
+	if event, ok := EventOf(ev.GetType()); ok {
+		e.Step, e.Source = phaseName(known[event].to), sources[event]
+		if event == Crashed || known[event].to == 0 {
+			e.Step = event.String()
+		}
+	}
+	return e
+}
+
+// sources are where the provisioning events come from.
+var sources = [events]ingotv1.TimelineSource{
+	Found:            ingotv1.TimelineSource_TIMELINE_SOURCE_BMC,
+	Rebooting:        ingotv1.TimelineSource_TIMELINE_SOURCE_API,
+	Began:            ingotv1.TimelineSource_TIMELINE_SOURCE_BOOT,
+	Preparing:        ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
+	Registering:      ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
+	Wiping:           ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
+	Waiting:          ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
+	Installing:       ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
+	BootingNewKernel: ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
+	PhonedHome:       ingotv1.TimelineSource_TIMELINE_SOURCE_LEAF,
+	Alive:            ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
+	Crashed:          ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
+	Reclaim:          ingotv1.TimelineSource_TIMELINE_SOURCE_API,
+}
+
+// awaited is Awaits with what the other records tell more precisely: the step
+// of a reclaim, and whether a site has taken the operation.
+func awaited(r store.Reader, m *privatev1.Machine) *ingotv1.Waiting {
+	w := Awaits(m)
+	if w == nil {
+		return nil
+	}
+	if rec, ok := records.Reclaims.Peek(r, m.GetUuid()); ok && m.GetPhase() == reclaiming {
+		switch {
+		case rec.GetPowerOffSeen() == nil:
+			w.What, w.Since = "the BMC to report power off", rec.GetCreated()
+		case rec.GetPortsMoved() == nil:
+			w.What, w.Since = "both leaves to move the ports into the boot VRF", rec.GetPowerOffSeen()
+			w.Remedy = "look at the generation and the error that the leaves report with 'ingot switch describe'"
+		}
+	}
+	if o, ok := records.Operations.Peek(r, m.GetUuid()); ok && o.GetOperation().GetDone() == nil && o.GetTaken() == nil {
+		w.What += "; no site has taken the operation '" + actionName(o.GetOperation().GetAction()) + "' yet"
+		w.Remedy = strings.TrimPrefix(w.Remedy+"; look whether the management server of partition "+m.GetPartition()+" is connected", "; ")
+	}
+	return w
+}
