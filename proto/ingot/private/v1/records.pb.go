@@ -11,6 +11,7 @@
 package privatev1
 
 import (
+	v1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	v2 "github.com/metal-stack/api/go/metalstack/api/v2"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -93,7 +94,10 @@ type Token struct {
 	// The firmware boot a machine token belongs to.
 	BootId string `protobuf:"bytes,5,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	// Epoch of the store when the token was issued.
-	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// What the token's holder acts as, if it was enrolled; its calls are then
+	// those of this kind, for its partition and far end only.
+	Kind          v1.FarEnd `protobuf:"varint,7,opt,name=kind,proto3,enum=ingot.v1.FarEnd" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -170,12 +174,118 @@ func (x *Token) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *Token) GetKind() v1.FarEnd {
+	if x != nil {
+		return x.Kind
+	}
+	return v1.FarEnd(0)
+}
+
+// Key is a private key of the control plane, and what proves with it.
+type Key struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique among all keys; the "kid" of tokens signed with it.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What it is for: "token" or "ca".
+	Use string `protobuf:"bytes,2,opt,name=use,proto3" json:"use,omitempty"`
+	// The private key, PKCS #8 (RFC 5958), sealed.
+	Private *Sealed `protobuf:"bytes,3,opt,name=private,proto3" json:"private,omitempty"`
+	// The public key, PKIX, or the certificate, both DER (RFC 5280).
+	Public  []byte                 `protobuf:"bytes,4,opt,name=public,proto3" json:"public,omitempty"`
+	Created *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created,proto3" json:"created,omitempty"`
+	// Nothing is signed with it from here on.
+	Retired *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=retired,proto3" json:"retired,omitempty"`
+	// What was signed with it is void from here on.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Key) Reset() {
+	*x = Key{}
+	mi := &file_ingot_private_v1_records_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Key) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Key) ProtoMessage() {}
+
+func (x *Key) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_private_v1_records_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Key.ProtoReflect.Descriptor instead.
+func (*Key) Descriptor() ([]byte, []int) {
+	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Key) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Key) GetUse() string {
+	if x != nil {
+		return x.Use
+	}
+	return ""
+}
+
+func (x *Key) GetPrivate() *Sealed {
+	if x != nil {
+		return x.Private
+	}
+	return nil
+}
+
+func (x *Key) GetPublic() []byte {
+	if x != nil {
+		return x.Public
+	}
+	return nil
+}
+
+func (x *Key) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Key) GetRetired() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Retired
+	}
+	return nil
+}
+
+func (x *Key) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 // Enrolment is a one-time secret, kept as its SHA-256.
 type Enrolment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hash          string                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
 	Partition     string                 `protobuf:"bytes,2,opt,name=partition,proto3" json:"partition,omitempty"`
-	FarEnd        int32                  `protobuf:"varint,3,opt,name=far_end,json=farEnd,proto3" json:"far_end,omitempty"`
+	FarEnd        v1.FarEnd              `protobuf:"varint,3,opt,name=far_end,json=farEnd,proto3,enum=ingot.v1.FarEnd" json:"far_end,omitempty"`
 	Id            string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	Expires       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires,proto3" json:"expires,omitempty"`
 	CreatedBy     string                 `protobuf:"bytes,6,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
@@ -185,7 +295,7 @@ type Enrolment struct {
 
 func (x *Enrolment) Reset() {
 	*x = Enrolment{}
-	mi := &file_ingot_private_v1_records_proto_msgTypes[2]
+	mi := &file_ingot_private_v1_records_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -197,7 +307,7 @@ func (x *Enrolment) String() string {
 func (*Enrolment) ProtoMessage() {}
 
 func (x *Enrolment) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_records_proto_msgTypes[2]
+	mi := &file_ingot_private_v1_records_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -210,7 +320,7 @@ func (x *Enrolment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enrolment.ProtoReflect.Descriptor instead.
 func (*Enrolment) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{2}
+	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Enrolment) GetHash() string {
@@ -227,11 +337,11 @@ func (x *Enrolment) GetPartition() string {
 	return ""
 }
 
-func (x *Enrolment) GetFarEnd() int32 {
+func (x *Enrolment) GetFarEnd() v1.FarEnd {
 	if x != nil {
 		return x.FarEnd
 	}
-	return 0
+	return v1.FarEnd(0)
 }
 
 func (x *Enrolment) GetId() string {
@@ -270,7 +380,7 @@ type Taken struct {
 
 func (x *Taken) Reset() {
 	*x = Taken{}
-	mi := &file_ingot_private_v1_records_proto_msgTypes[3]
+	mi := &file_ingot_private_v1_records_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +392,7 @@ func (x *Taken) String() string {
 func (*Taken) ProtoMessage() {}
 
 func (x *Taken) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_records_proto_msgTypes[3]
+	mi := &file_ingot_private_v1_records_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +405,7 @@ func (x *Taken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Taken.ProtoReflect.Descriptor instead.
 func (*Taken) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{3}
+	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Taken) GetKey() string {
@@ -330,17 +440,18 @@ func (x *Taken) GetQuarantinedUntil() *timestamppb.Timestamp {
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tenant login or project uuid.
-	Of            string                 `protobuf:"bytes,1,opt,name=of,proto3" json:"of,omitempty"`
-	Member        string                 `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
-	Role          int32                  `protobuf:"varint,3,opt,name=role,proto3" json:"role,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	Of     string `protobuf:"bytes,1,opt,name=of,proto3" json:"of,omitempty"`
+	Member string `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	// A TenantRole or a ProjectRole.
+	Role          int32    `protobuf:"varint,3,opt,name=role,proto3" json:"role,omitempty"`
+	Meta          *v2.Meta `protobuf:"bytes,4,opt,name=meta,proto3" json:"meta,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_ingot_private_v1_records_proto_msgTypes[4]
+	mi := &file_ingot_private_v1_records_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +463,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_records_proto_msgTypes[4]
+	mi := &file_ingot_private_v1_records_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +476,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{4}
+	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Member) GetOf() string {
@@ -389,9 +500,9 @@ func (x *Member) GetRole() int32 {
 	return 0
 }
 
-func (x *Member) GetSince() *timestamppb.Timestamp {
+func (x *Member) GetMeta() *v2.Meta {
 	if x != nil {
-		return x.Since
+		return x.Meta
 	}
 	return nil
 }
@@ -400,10 +511,10 @@ var File_ingot_private_v1_records_proto protoreflect.FileDescriptor
 
 const file_ingot_private_v1_records_proto_rawDesc = "" +
 	"\n" +
-	"\x1eingot/private/v1/records.proto\x12\x10ingot.private.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmetalstack/api/v2/token.proto\".\n" +
+	"\x1eingot/private/v1/records.proto\x12\x10ingot.private.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ingot/v1/enrolment.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1dmetalstack/api/v2/token.proto\".\n" +
 	"\x06Sealed\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\xbc\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xe2\x01\n" +
 	"\x05Token\x12.\n" +
 	"\x05token\x18\x01 \x01(\v2\x18.metalstack.api.v2.TokenR\x05token\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x17\n" +
@@ -411,11 +522,20 @@ const file_ingot_private_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"public_key\x18\x04 \x01(\fR\tpublicKey\x12\x17\n" +
 	"\aboot_id\x18\x05 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"\xbb\x01\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12$\n" +
+	"\x04kind\x18\a \x01(\x0e2\x10.ingot.v1.FarEndR\x04kind\"\x95\x02\n" +
+	"\x03Key\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03use\x18\x02 \x01(\tR\x03use\x122\n" +
+	"\aprivate\x18\x03 \x01(\v2\x18.ingot.private.v1.SealedR\aprivate\x12\x16\n" +
+	"\x06public\x18\x04 \x01(\fR\x06public\x124\n" +
+	"\acreated\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
+	"\aretired\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aretired\x124\n" +
+	"\aexpires\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\xcd\x01\n" +
 	"\tEnrolment\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x1c\n" +
-	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x17\n" +
-	"\afar_end\x18\x03 \x01(\x05R\x06farEnd\x12\x0e\n" +
+	"\tpartition\x18\x02 \x01(\tR\tpartition\x12)\n" +
+	"\afar_end\x18\x03 \x01(\x0e2\x10.ingot.v1.FarEndR\x06farEnd\x12\x0e\n" +
 	"\x02id\x18\x04 \x01(\tR\x02id\x124\n" +
 	"\aexpires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1d\n" +
 	"\n" +
@@ -424,12 +544,12 @@ const file_ingot_private_v1_records_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12G\n" +
-	"\x11quarantined_until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10quarantinedUntil\"v\n" +
+	"\x11quarantined_until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10quarantinedUntil\"q\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02of\x18\x01 \x01(\tR\x02of\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x12\n" +
-	"\x04role\x18\x03 \x01(\x05R\x04role\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05sinceB?Z=github.com/ingot-cloud/ingot/proto/ingot/private/v1;privatev1b\x06proto3"
+	"\x04role\x18\x03 \x01(\x05R\x04role\x12+\n" +
+	"\x04meta\x18\x04 \x01(\v2\x17.metalstack.api.v2.MetaR\x04metaB?Z=github.com/ingot-cloud/ingot/proto/ingot/private/v1;privatev1b\x06proto3"
 
 var (
 	file_ingot_private_v1_records_proto_rawDescOnce sync.Once
@@ -443,27 +563,36 @@ func file_ingot_private_v1_records_proto_rawDescGZIP() []byte {
 	return file_ingot_private_v1_records_proto_rawDescData
 }
 
-var file_ingot_private_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_ingot_private_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_ingot_private_v1_records_proto_goTypes = []any{
 	(*Sealed)(nil),                // 0: ingot.private.v1.Sealed
 	(*Token)(nil),                 // 1: ingot.private.v1.Token
-	(*Enrolment)(nil),             // 2: ingot.private.v1.Enrolment
-	(*Taken)(nil),                 // 3: ingot.private.v1.Taken
-	(*Member)(nil),                // 4: ingot.private.v1.Member
-	(*v2.Token)(nil),              // 5: metalstack.api.v2.Token
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*Key)(nil),                   // 2: ingot.private.v1.Key
+	(*Enrolment)(nil),             // 3: ingot.private.v1.Enrolment
+	(*Taken)(nil),                 // 4: ingot.private.v1.Taken
+	(*Member)(nil),                // 5: ingot.private.v1.Member
+	(*v2.Token)(nil),              // 6: metalstack.api.v2.Token
+	(v1.FarEnd)(0),                // 7: ingot.v1.FarEnd
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*v2.Meta)(nil),               // 9: metalstack.api.v2.Meta
 }
 var file_ingot_private_v1_records_proto_depIdxs = []int32{
-	5, // 0: ingot.private.v1.Token.token:type_name -> metalstack.api.v2.Token
-	6, // 1: ingot.private.v1.Enrolment.expires:type_name -> google.protobuf.Timestamp
-	6, // 2: ingot.private.v1.Taken.since:type_name -> google.protobuf.Timestamp
-	6, // 3: ingot.private.v1.Taken.quarantined_until:type_name -> google.protobuf.Timestamp
-	6, // 4: ingot.private.v1.Member.since:type_name -> google.protobuf.Timestamp
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	6,  // 0: ingot.private.v1.Token.token:type_name -> metalstack.api.v2.Token
+	7,  // 1: ingot.private.v1.Token.kind:type_name -> ingot.v1.FarEnd
+	0,  // 2: ingot.private.v1.Key.private:type_name -> ingot.private.v1.Sealed
+	8,  // 3: ingot.private.v1.Key.created:type_name -> google.protobuf.Timestamp
+	8,  // 4: ingot.private.v1.Key.retired:type_name -> google.protobuf.Timestamp
+	8,  // 5: ingot.private.v1.Key.expires:type_name -> google.protobuf.Timestamp
+	7,  // 6: ingot.private.v1.Enrolment.far_end:type_name -> ingot.v1.FarEnd
+	8,  // 7: ingot.private.v1.Enrolment.expires:type_name -> google.protobuf.Timestamp
+	8,  // 8: ingot.private.v1.Taken.since:type_name -> google.protobuf.Timestamp
+	8,  // 9: ingot.private.v1.Taken.quarantined_until:type_name -> google.protobuf.Timestamp
+	9,  // 10: ingot.private.v1.Member.meta:type_name -> metalstack.api.v2.Meta
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_ingot_private_v1_records_proto_init() }
@@ -477,7 +606,7 @@ func file_ingot_private_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_private_v1_records_proto_rawDesc), len(file_ingot_private_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
