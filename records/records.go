@@ -21,15 +21,23 @@ func Tables() []store.AnyTable {
 		BootWindows,
 		Boots,
 		CachedImages,
+		Components,
+		Enrolments,
 		Events,
 		Hardware,
+		Keys,
 		MachineBMCs,
 		Machines,
 		Operations,
+		ProjectMembers,
+		Projects,
 		Reclaims,
 		Secrets,
 		Sightings,
 		Sites,
+		TenantMembers,
+		Tenants,
+		Tokens,
 	}
 }
 

@@ -1,0 +1,141 @@
+package api_test
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
+
+	"github.com/ingot-cloud/ingot/api"
+	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/store"
+	"github.com/ingot-cloud/ingot/store/storetest"
+)
+
+// A world is a server behind a real listener with TLS.
+type world struct {
+	t     *testing.T
+	clock *storetest.Clock
+	db    *store.DB
+	srv   *api.Server
+	url   string
+	http  *http.Client // trusts the server, speaks HTTP/2
+	admin string       // a token that may do everything
+}
+
+// newWorld starts a server on an empty store in memory.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, clock: storetest.NewClock()}
+	w.clock.Set(time.Now().Truncate(time.Second))
+	w.db = storetest.OpenAt(t, w.clock, records.Tables()...)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	w.url = "https://" + ln.Addr().String()
+	w.srv, err = api.New(t.Context(), api.Config{
+		DB: w.db, Ring: testRing(t), URL: w.url, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: w.clock.Now,
+		Version: &apiv2.Version{Version: "v0.0.0-test"},
+	})
+	check(t, err)
+	if made, err := w.srv.Bootstrap(t.Context(), func(token string) error { w.admin = token; return nil }); err != nil || !made {
+		t.Fatalf("bootstrap: %v, %v", made, err)
+	}
+	cert, pool := testCertificate(t)
+	w.http = &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true,
+	}}
+	ended := make(chan error, 1)
+	go func() { ended <- w.srv.Serve(t.Context(), ln, &tls.Config{Certificates: []tls.Certificate{cert}}) }()
+	t.Cleanup(func() { // t's context has ended by now
+		w.http.CloseIdleConnections()
+		check(t, <-ended)
+	})
+	return w
+}
+
+// dial returns a generated client that sends a token; none if it is empty.
+func dial[C any](w *world, construct func(connect.HTTPClient, string, ...connect.ClientOption) C, token string, opts ...connect.ClientOption) C {
+	return construct(&http.Client{Transport: bearer{token, w.http.Transport}}, w.url, opts...)
+}
+
+type bearer struct {
+	token string
+	next  http.RoundTripper
+}
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if b.token != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+b.token)
+	}
+	return b.next.RoundTrip(r)
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantCode fails the test unless err has the code and, if text is not empty,
+// exactly the message.
+func wantCode(t *testing.T, err error, code connect.Code, text string) {
+	t.Helper()
+	var e *connect.Error
+	switch {
+	case err == nil:
+		t.Errorf("no error, want %v: %s", code, text)
+	case connect.CodeOf(err) != code:
+		t.Errorf("%v, want %v: %s", err, code, text)
+	case text != "" && (!asConnect(err, &e) || e.Message() != text):
+		t.Errorf("message %q, want %q", e.Message(), text)
+	}
+}
+
+func testCertificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}, &x509.Certificate{SerialNumber: big.NewInt(1)}, key.Public(), key)
+	check(t, err)
+	leaf, err := x509.ParseCertificate(der)
+	check(t, err)
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+}
+
+type gcm struct{ cipher.AEAD }
+
+func testRing(t *testing.T) gcm {
+	block, err := aes.NewCipher(make([]byte, 32))
+	check(t, err)
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	check(t, err)
+	return gcm{aead}
+}
+
+func (g gcm) Seal(plain []byte, object string) ([]byte, error) {
+	return g.AEAD.Seal(nil, nil, plain, []byte(object)), nil
+}
+
+func (g gcm) Open(sealed []byte, object string) ([]byte, error) {
+	return g.AEAD.Open(nil, nil, sealed, []byte(object))
+}

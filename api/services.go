@@ -1,0 +1,97 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/metal-stack/api/go/metalstack/api/v2/apiv2connect"
+
+	"github.com/ingot-cloud/ingot/access"
+	"github.com/ingot-cloud/ingot/fault"
+)
+
+// services lists what is served, one line per service. The methods of the API
+// that nothing here serves answer "unimplemented".
+func (s *Server) services() []service {
+	return []service{
+		serve[apiv2connect.HealthServiceHandler](apiv2connect.NewHealthServiceHandler, healths{s}),
+		serve[apiv2connect.VersionServiceHandler](apiv2connect.NewVersionServiceHandler, versions{s}),
+	}
+}
+
+// A service makes the handler of all methods of a service, and says where they
+// are: "/metalstack.api.v2.IPService/".
+type service func(...connect.HandlerOption) (string, http.Handler)
+
+// serve makes a service of a generated constructor and an implementation.
+func serve[H any](construct func(H, ...connect.HandlerOption) (string, http.Handler), impl H) service {
+	return func(opts ...connect.HandlerOption) (string, http.Handler) { return construct(impl, opts...) }
+}
+
+const (
+	maxRequest = 4 << 20 // bytes of a message, uncompressed
+	compressAt = 1 << 10
+)
+
+// mux returns the handler of everything.
+func (s *Server) mux() http.Handler {
+	opts := []connect.HandlerOption{
+		connect.WithRequestGate(s.admit),
+		connect.WithInterceptors(&interceptor{s}),
+		connect.WithReadMaxBytes(maxRequest),
+		connect.WithCompressMinBytes(compressAt),
+	}
+	mux := http.NewServeMux()
+	var names []string
+	for _, sv := range s.services() {
+		path, handler := sv(opts...)
+		mux.Handle(path, handler)
+		names = append(names, strings.Trim(path, "/"))
+		s.served[strings.Trim(path, "/")] = true
+	}
+	for _, m := range access.Methods() {
+		if !s.served[m.Service()] {
+			mux.Handle(m.Name, unserved(m, opts))
+		}
+	}
+	mux.Handle(grpchealth.NewHandler(health{s}, connect.WithReadMaxBytes(maxRequest)))
+	reflector := grpcreflect.NewStaticReflector(append(names, grpchealth.HealthV1ServiceName)...)
+	mux.Handle(grpcreflect.NewHandlerV1(reflector, connect.WithReadMaxBytes(maxRequest)))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, connect.WithReadMaxBytes(maxRequest)))
+	mux.HandleFunc("GET /livez", s.livez)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("GET /metrics", s.showMetrics)
+	return crossOrigin(mux)
+}
+
+// unserved returns the handler of a method that this build does not serve. The
+// caller must be allowed to call it to learn so.
+func unserved(m *access.Method, opts []connect.HandlerOption) http.Handler {
+	opts = append(slices.Clone(opts),
+		connect.WithSchema(m.Desc),
+		connect.WithRequestInitializer(func(spec connect.Spec, msg any) error {
+			if d, ok := msg.(*dynamicpb.Message); ok {
+				*d = *dynamicpb.NewMessage(spec.Schema.(protoreflect.MethodDescriptor).Input())
+			}
+			return nil
+		}))
+	err := fault.New(fault.Unimplemented, m.Name, "is not implemented", "")
+	if m.Desc.IsStreamingServer() {
+		return connect.NewServerStreamHandler(m.Name,
+			func(context.Context, *connect.Request[dynamicpb.Message], *connect.ServerStream[dynamicpb.Message]) error {
+				return err
+			}, opts...)
+	}
+	return connect.NewUnaryHandler(m.Name,
+		func(context.Context, *connect.Request[dynamicpb.Message]) (*connect.Response[dynamicpb.Message], error) {
+			return nil, err
+		}, opts...)
+}
