@@ -42,20 +42,19 @@ func (db *DB) load(ctx context.Context) (*snapshot, error) {
 func (db *DB) follow(ctx context.Context) {
 	for wait := time.Duration(0); ctx.Err() == nil; {
 		err := db.watch(ctx, &wait)
-		switch {
-		case ctx.Err() != nil:
-		case errors.Is(err, ErrCompacted):
+		if errors.Is(err, ErrCompacted) {
 			db.stats.reloads.Add(1)
 			err = db.reload(ctx)
 			db.opt.Log.Info("store: the watch was lost and everything read again", "revision", db.snap.Load().rev, "error", err)
+		}
+		switch {
+		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, fault.Internal):
 			db.opt.Log.Error("store: the cache cannot follow etcd", "error", err)
-			db.move(nil, nil, 0, err)
+			db.fail(err)
 			return
 		default:
 			db.opt.Log.Warn("store: the watch ended and is started again", "error", err)
-		}
-		if err != nil {
 			wait = min(max(2*wait, 20*time.Millisecond), time.Second)
 			pause(ctx, wait)
 		}
@@ -110,7 +109,7 @@ func (db *DB) apply(b Batch) error {
 		}
 		events = db.event(events, b.Rev, i, was, r)
 	}
-	db.move(next, events, id, nil)
+	db.move(next, events, id)
 	return nil
 }
 
@@ -142,23 +141,31 @@ func (db *DB) reload(ctx context.Context) error {
 			}
 		}
 	}
-	db.move(next, events, 0, nil)
+	db.move(next, events, 0)
 	return nil
 }
 
 // move publishes a snapshot and tells everybody who waits.
-func (db *DB) move(next *snapshot, events []Event, id txID, broken error) {
+func (db *DB) move(next *snapshot, events []Event, id txID) {
 	db.mu.Lock()
-	defer db.mu.Unlock()
-	if next != nil {
-		if _, ok := db.pending[id]; ok {
-			db.pending[id] = next.rev
-		}
-		db.snap.Store(next)
+	if _, ok := db.pending[id]; ok {
+		db.pending[id] = next.rev
 	}
-	db.broken = broken
+	db.snap.Store(next)
 	close(db.moved)
 	db.moved = make(chan struct{})
+	db.mu.Unlock()
+	db.hub.publish(next.rev, events)
+}
+
+// fail says that the cache is not kept any more.
+func (db *DB) fail(err error) {
+	db.mu.Lock()
+	db.broken = fault.Wrap(fault.Unavailable, "store", "cannot follow etcd", err)
+	close(db.moved)
+	db.moved = make(chan struct{})
+	db.mu.Unlock()
+	db.hub.close(db.broken)
 }
 
 // listen asks etcd again and again for its revision and notes since when the

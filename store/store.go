@@ -102,6 +102,7 @@ type DB struct {
 	byName  map[string]int
 	session session
 	queue   queue
+	hub     *hub
 	stats   counters
 
 	snap  atomic.Pointer[snapshot]
@@ -143,6 +144,7 @@ func Open(ctx context.Context, kv KV, opt Options) (*DB, error) {
 	}
 	db.snap.Store(s)
 	db.heard.Store(&start)
+	db.hub = newHub(opt.History, s.rev)
 	ctx, db.cancel = context.WithCancel(ctx)
 	var loops sync.WaitGroup
 	loops.Go(func() { db.follow(ctx) })
@@ -150,6 +152,7 @@ func Open(ctx context.Context, kv KV, opt Options) (*DB, error) {
 	go func() {
 		loops.Wait()
 		close(db.done)
+		db.hub.close(errClosed)
 	}()
 	return db, nil
 }

@@ -58,6 +58,19 @@ func Run(t *testing.T, open func(t *testing.T) store.KV) {
 		{"Restart", restart},
 		{"Limits", limits},
 		{"Rivals", rivals},
+		{"Queue", queue},
+		{"Watch", watchEvents},
+		{"WatchBookmark", watchBookmark},
+		{"WatchSlow", watchSlow},
+		{"WatchEnds", watchEnds},
+		{"LostWatch", lostWatch},
+		{"LostAnswer", lostAnswer},
+		{"LateCommit", lateCommit},
+		{"NoAnswer", noAnswer},
+		{"SameName", sameName},
+		{"Stale", stale},
+		{"Lead", lead},
+		{"LeadLost", leadLost},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.run(t, &suite{open(t), "test/" + t.Name() + "/"})
@@ -65,9 +78,16 @@ func Run(t *testing.T, open func(t *testing.T) store.KV) {
 	}
 }
 
-func (s *suite) open(t *testing.T) *store.DB {
+func (s *suite) open(t testing.TB) *store.DB {
 	t.Helper()
-	return OpenKV(t, s.kv, store.Options{Prefix: s.prefix, Tables: []store.AnyTable{IPs, Networks}})
+	return s.with(t, s.kv, store.Options{})
+}
+
+// with opens a DB over kv, which may be a Trouble over the suite's.
+func (s *suite) with(t testing.TB, kv store.KV, opt store.Options) *store.DB {
+	t.Helper()
+	opt.Prefix, opt.Tables = s.prefix, []store.AnyTable{IPs, Networks}
+	return OpenKV(t, kv, opt)
 }
 
 func check(t *testing.T, err error) {
