@@ -27,6 +27,7 @@ func (p *plan) acl(q port) ACL {
 	}}
 	if q.prefix.IsValid() {
 		a.rules[ingotv1.PortClass_PORT_CLASS_BOOT] = p.bootRules(q)
+		a.rules[ingotv1.PortClass_PORT_CLASS_SERVICE] = p.serviceRules(q)
 	}
 	if q.class == ingotv1.PortClass_PORT_CLASS_MACHINE {
 		a.rules[q.class] = machineRules(q)
@@ -53,10 +54,18 @@ func (p *plan) bootRules(q port) []string {
 		fmt.Sprintf("ip6 daddr %s tcp dport { 53, 80, 443 } counter accept", b.address),
 		fmt.Sprintf("ip6 daddr %s udp dport { 53, 123 } counter accept", b.address),
 	}
-	if b.cache.IsValid() {
-		rules = append(rules, fmt.Sprintf("ip6 daddr %s tcp dport { 80, 443 } counter accept", b.cache))
+	if len(b.caches) > 0 {
+		rules = append(rules, fmt.Sprintf("ip6 daddr { %s } tcp dport { 80, 443 } counter accept", join(b.caches)))
 	}
 	return append(rules, "counter drop")
+}
+
+// serviceRules are those of a boot port for a management server that answers:
+// its image cache sends what it was asked for, and begins nothing.
+func (p *plan) serviceRules(q port) []string {
+	rules := p.bootRules(q)
+	answer := "tcp sport { 80, 443 } tcp flags & (syn | ack) != syn counter accept"
+	return append(rules[:len(rules)-1], answer, "counter drop")
 }
 
 // machineRules let a machine use the addresses it was given. To the switch

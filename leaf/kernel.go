@@ -97,7 +97,7 @@ func (p *plan) kernel() Kernel {
 	for _, q := range p.ports {
 		l := Link{Name: q.name, Up: true, MTU: mtuBoot, VRF: q.vrf, Sysctls: linkSysctls(q.name)}
 		switch q.class {
-		case ingotv1.PortClass_PORT_CLASS_BOOT:
+		case ingotv1.PortClass_PORT_CLASS_BOOT, ingotv1.PortClass_PORT_CLASS_SERVICE:
 			l.Addresses = []netip.Prefix{netip.PrefixFrom(q.prefix.Addr().Next(), 64)}
 		case ingotv1.PortClass_PORT_CLASS_MACHINE:
 			l.MTU = mtuMachine

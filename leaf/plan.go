@@ -31,17 +31,18 @@ type vrf struct {
 }
 
 type bootPlan struct {
-	vrf            string
-	prefix         netip.Prefix
-	address, cache netip.Addr // cache may be invalid: none
-	domain         string
+	vrf     string
+	prefix  netip.Prefix
+	address netip.Addr
+	caches  []netip.Prefix // of the ports that lead to image caches
+	domain  string
 }
 
 type port struct {
 	name   string
 	class  ingotv1.PortClass
 	vrf    string
-	prefix netip.Prefix   // the port's own /64, may be invalid unless class is boot
+	prefix netip.Prefix   // the port's own /64, may be invalid unless class is boot or service
 	accept []netip.Prefix // sorted, none contains another
 }
 
@@ -155,11 +156,14 @@ func (p *plan) setBoot(b *ingotv1.LeafBoot) (err error) {
 	if q.prefix.Contains(q.address) {
 		return invalid(object, "metal-boot's address %s lies in the ports' prefix %s", q.address, q.prefix)
 	}
-	if b.GetCache() != "" {
-		if q.cache, err = globalV6(b.GetCache()); err != nil {
-			return invalid(object, "the cache's address: %v", err)
+	for _, s := range b.GetCaches() {
+		c, err := netip.ParsePrefix(s)
+		if err != nil || !c.Addr().Is6() || c != c.Masked() {
+			return invalid(object, "%q is not an IPv6 prefix of image caches", s)
 		}
+		q.caches = append(q.caches, c)
 	}
+	q.caches = disjoint(q.caches)
 	if q.domain != "" && !hostName.MatchString(q.domain) {
 		return invalid(object, "domain %q is not a domain", b.GetDomain())
 	}
@@ -193,7 +197,7 @@ func (p *plan) newPort(lp *ingotv1.LeafPort) (port, error) {
 		}
 	}
 	switch q.class {
-	case ingotv1.PortClass_PORT_CLASS_BOOT:
+	case ingotv1.PortClass_PORT_CLASS_BOOT, ingotv1.PortClass_PORT_CLASS_SERVICE:
 		if p.boot == nil || !q.prefix.IsValid() {
 			return port{}, invalid(object, "is to boot without a boot network and a prefix")
 		}

@@ -101,7 +101,7 @@ func within(p netip.Prefix) string {
 // advertise renders the router advertisements of a port (RFC 4861, RFC 8106).
 func (p *plan) advertise(t *text, q port) {
 	switch q.class {
-	case ingotv1.PortClass_PORT_CLASS_BOOT:
+	case ingotv1.PortClass_PORT_CLASS_BOOT, ingotv1.PortClass_PORT_CLASS_SERVICE:
 		t.line("interface %s", q.name)
 		if p.boot.domain != "" {
 			t.line(" ipv6 nd dnssl %s %d", p.boot.domain, bootLifetime)

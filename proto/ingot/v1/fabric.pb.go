@@ -88,9 +88,6 @@ type Fabric struct {
 	// Anycast address of metal-boot: on a loopback of every leaf, outside of
 	// the ports' prefixes.
 	BootAddress string `protobuf:"bytes,5,opt,name=boot_address,json=bootAddress,proto3" json:"boot_address,omitempty"`
-	// Address of the image cache inside the boot VRF; bulk data never comes
-	// from a leaf. Empty while the partition has none.
-	CacheAddress string `protobuf:"bytes,6,opt,name=cache_address,json=cacheAddress,proto3" json:"cache_address,omitempty"`
 	// IPv4 range of the leaves' loopbacks: router ids and tunnel end points.
 	Loopbacks string `protobuf:"bytes,7,opt,name=loopbacks,proto3" json:"loopbacks,omitempty"`
 	// First of the leaves' AS numbers; each leaf takes one.
@@ -100,7 +97,10 @@ type Fabric struct {
 	// Which medium machines of the partition boot by default.
 	BootMedium BootMedium `protobuf:"varint,10,opt,name=boot_medium,json=bootMedium,proto3,enum=ingot.v1.BootMedium" json:"boot_medium,omitempty"`
 	// Names and addresses of the boot network's own DNS zone.
-	BootDomain    string `protobuf:"bytes,11,opt,name=boot_domain,json=bootDomain,proto3" json:"boot_domain,omitempty"`
+	BootDomain string `protobuf:"bytes,11,opt,name=boot_domain,json=bootDomain,proto3" json:"boot_domain,omitempty"`
+	// Ports that lead to image caches. Bulk data comes from there, never from a
+	// leaf.
+	ServicePorts  []*ServicePort `protobuf:"bytes,12,rep,name=service_ports,json=servicePorts,proto3" json:"service_ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -170,13 +170,6 @@ func (x *Fabric) GetBootAddress() string {
 	return ""
 }
 
-func (x *Fabric) GetCacheAddress() string {
-	if x != nil {
-		return x.CacheAddress
-	}
-	return ""
-}
-
 func (x *Fabric) GetLoopbacks() string {
 	if x != nil {
 		return x.Loopbacks
@@ -212,6 +205,67 @@ func (x *Fabric) GetBootDomain() string {
 	return ""
 }
 
+func (x *Fabric) GetServicePorts() []*ServicePort {
+	if x != nil {
+		return x.ServicePorts
+	}
+	return nil
+}
+
+// ServicePort is a leaf's port to a management server with an image cache. The
+// server gets its address like every other on a boot port, and may answer.
+type ServicePort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Switch        string                 `protobuf:"bytes,1,opt,name=switch,proto3" json:"switch,omitempty"`
+	Port          string                 `protobuf:"bytes,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServicePort) Reset() {
+	*x = ServicePort{}
+	mi := &file_ingot_v1_fabric_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServicePort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServicePort) ProtoMessage() {}
+
+func (x *ServicePort) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_fabric_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServicePort.ProtoReflect.Descriptor instead.
+func (*ServicePort) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ServicePort) GetSwitch() string {
+	if x != nil {
+		return x.Switch
+	}
+	return ""
+}
+
+func (x *ServicePort) GetPort() string {
+	if x != nil {
+		return x.Port
+	}
+	return ""
+}
+
 type FabricServiceGetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
@@ -221,7 +275,7 @@ type FabricServiceGetRequest struct {
 
 func (x *FabricServiceGetRequest) Reset() {
 	*x = FabricServiceGetRequest{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[1]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -233,7 +287,7 @@ func (x *FabricServiceGetRequest) String() string {
 func (*FabricServiceGetRequest) ProtoMessage() {}
 
 func (x *FabricServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[1]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -246,7 +300,7 @@ func (x *FabricServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*FabricServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{1}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *FabricServiceGetRequest) GetPartition() string {
@@ -265,7 +319,7 @@ type FabricServiceGetResponse struct {
 
 func (x *FabricServiceGetResponse) Reset() {
 	*x = FabricServiceGetResponse{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[2]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +331,7 @@ func (x *FabricServiceGetResponse) String() string {
 func (*FabricServiceGetResponse) ProtoMessage() {}
 
 func (x *FabricServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[2]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +344,7 @@ func (x *FabricServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*FabricServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{2}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *FabricServiceGetResponse) GetFabric() *Fabric {
@@ -309,7 +363,7 @@ type FabricServicePutRequest struct {
 
 func (x *FabricServicePutRequest) Reset() {
 	*x = FabricServicePutRequest{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[3]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -321,7 +375,7 @@ func (x *FabricServicePutRequest) String() string {
 func (*FabricServicePutRequest) ProtoMessage() {}
 
 func (x *FabricServicePutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[3]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -334,7 +388,7 @@ func (x *FabricServicePutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServicePutRequest.ProtoReflect.Descriptor instead.
 func (*FabricServicePutRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{3}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FabricServicePutRequest) GetFabric() *Fabric {
@@ -353,7 +407,7 @@ type FabricServicePutResponse struct {
 
 func (x *FabricServicePutResponse) Reset() {
 	*x = FabricServicePutResponse{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -365,7 +419,7 @@ func (x *FabricServicePutResponse) String() string {
 func (*FabricServicePutResponse) ProtoMessage() {}
 
 func (x *FabricServicePutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -378,7 +432,7 @@ func (x *FabricServicePutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServicePutResponse.ProtoReflect.Descriptor instead.
 func (*FabricServicePutResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FabricServicePutResponse) GetFabric() *Fabric {
@@ -392,14 +446,13 @@ var File_ingot_v1_fabric_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_fabric_proto_rawDesc = "" +
 	"\n" +
-	"\x15ingot/v1/fabric.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\x83\x04\n" +
+	"\x15ingot/v1/fabric.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\x9d\x04\n" +
 	"\x06Fabric\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12+\n" +
 	"\x04meta\x18\x02 \x01(\v2\x17.metalstack.api.v2.MetaR\x04meta\x120\n" +
 	"\rboot_supernet\x18\x03 \x01(\tB\v\xbaH\br\x06س\xae\xb1\x02\x01R\fbootSupernet\x12'\n" +
 	"\bboot_vni\x18\x04 \x01(\rB\f\xbaH\t*\a\x18\xff\xff\xff\a(\x01R\abootVni\x12+\n" +
-	"\fboot_address\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\vbootAddress\x120\n" +
-	"\rcache_address\x18\x06 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\x80\x01\x01R\fcacheAddress\x12)\n" +
+	"\fboot_address\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\vbootAddress\x12)\n" +
 	"\tloopbacks\x18\a \x01(\tB\v\xbaH\br\x06س\xae\xb1\x02\x01R\tloopbacks\x12$\n" +
 	"\tfirst_asn\x18\b \x01(\rB\a\xbaH\x04*\x02(\x01R\bfirstAsn\x12(\n" +
 	"\tasn_count\x18\t \x01(\rB\v\xbaH\b*\x06\x18\x80\x80\x04(\x01R\basnCount\x12?\n" +
@@ -408,7 +461,11 @@ const file_ingot_v1_fabric_proto_rawDesc = "" +
 	"bootMedium\x12+\n" +
 	"\vboot_domain\x18\v \x01(\tB\n" +
 	"\xbaH\a\xd8\x01\x01r\x02h\x01R\n" +
-	"bootDomain\"D\n" +
+	"bootDomain\x12D\n" +
+	"\rservice_ports\x18\f \x03(\v2\x15.ingot.v1.ServicePortB\b\xbaH\x05\x92\x01\x02\x10@R\fservicePortsJ\x04\b\x06\x10\a\"S\n" +
+	"\vServicePort\x12#\n" +
+	"\x06switch\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x06switch\x12\x1f\n" +
+	"\x04port\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x04port\"D\n" +
 	"\x17FabricServiceGetRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\"D\n" +
 	"\x18FabricServiceGetResponse\x12(\n" +
@@ -439,31 +496,33 @@ func file_ingot_v1_fabric_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_fabric_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_ingot_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_ingot_v1_fabric_proto_goTypes = []any{
 	(BootMedium)(0),                  // 0: ingot.v1.BootMedium
 	(*Fabric)(nil),                   // 1: ingot.v1.Fabric
-	(*FabricServiceGetRequest)(nil),  // 2: ingot.v1.FabricServiceGetRequest
-	(*FabricServiceGetResponse)(nil), // 3: ingot.v1.FabricServiceGetResponse
-	(*FabricServicePutRequest)(nil),  // 4: ingot.v1.FabricServicePutRequest
-	(*FabricServicePutResponse)(nil), // 5: ingot.v1.FabricServicePutResponse
-	(*v2.Meta)(nil),                  // 6: metalstack.api.v2.Meta
+	(*ServicePort)(nil),              // 2: ingot.v1.ServicePort
+	(*FabricServiceGetRequest)(nil),  // 3: ingot.v1.FabricServiceGetRequest
+	(*FabricServiceGetResponse)(nil), // 4: ingot.v1.FabricServiceGetResponse
+	(*FabricServicePutRequest)(nil),  // 5: ingot.v1.FabricServicePutRequest
+	(*FabricServicePutResponse)(nil), // 6: ingot.v1.FabricServicePutResponse
+	(*v2.Meta)(nil),                  // 7: metalstack.api.v2.Meta
 }
 var file_ingot_v1_fabric_proto_depIdxs = []int32{
-	6, // 0: ingot.v1.Fabric.meta:type_name -> metalstack.api.v2.Meta
+	7, // 0: ingot.v1.Fabric.meta:type_name -> metalstack.api.v2.Meta
 	0, // 1: ingot.v1.Fabric.boot_medium:type_name -> ingot.v1.BootMedium
-	1, // 2: ingot.v1.FabricServiceGetResponse.fabric:type_name -> ingot.v1.Fabric
-	1, // 3: ingot.v1.FabricServicePutRequest.fabric:type_name -> ingot.v1.Fabric
-	1, // 4: ingot.v1.FabricServicePutResponse.fabric:type_name -> ingot.v1.Fabric
-	2, // 5: ingot.v1.FabricService.Get:input_type -> ingot.v1.FabricServiceGetRequest
-	4, // 6: ingot.v1.FabricService.Put:input_type -> ingot.v1.FabricServicePutRequest
-	3, // 7: ingot.v1.FabricService.Get:output_type -> ingot.v1.FabricServiceGetResponse
-	5, // 8: ingot.v1.FabricService.Put:output_type -> ingot.v1.FabricServicePutResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	2, // 2: ingot.v1.Fabric.service_ports:type_name -> ingot.v1.ServicePort
+	1, // 3: ingot.v1.FabricServiceGetResponse.fabric:type_name -> ingot.v1.Fabric
+	1, // 4: ingot.v1.FabricServicePutRequest.fabric:type_name -> ingot.v1.Fabric
+	1, // 5: ingot.v1.FabricServicePutResponse.fabric:type_name -> ingot.v1.Fabric
+	3, // 6: ingot.v1.FabricService.Get:input_type -> ingot.v1.FabricServiceGetRequest
+	5, // 7: ingot.v1.FabricService.Put:input_type -> ingot.v1.FabricServicePutRequest
+	4, // 8: ingot.v1.FabricService.Get:output_type -> ingot.v1.FabricServiceGetResponse
+	6, // 9: ingot.v1.FabricService.Put:output_type -> ingot.v1.FabricServicePutResponse
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_fabric_proto_init() }
@@ -477,7 +536,7 @@ func file_ingot_v1_fabric_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_fabric_proto_rawDesc), len(file_ingot_v1_fabric_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

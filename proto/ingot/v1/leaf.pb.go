@@ -35,6 +35,10 @@ const (
 	PortClass_PORT_CLASS_MACHINE PortClass = 2
 	// Administratively down.
 	PortClass_PORT_CLASS_DOWN PortClass = 3
+	// A management server: in the boot VRF like class boot, with router
+	// advertisements and anti-spoofing; it may answer servers on the ports of
+	// its services.
+	PortClass_PORT_CLASS_SERVICE PortClass = 4
 )
 
 // Enum value maps for PortClass.
@@ -44,12 +48,14 @@ var (
 		1: "PORT_CLASS_BOOT",
 		2: "PORT_CLASS_MACHINE",
 		3: "PORT_CLASS_DOWN",
+		4: "PORT_CLASS_SERVICE",
 	}
 	PortClass_value = map[string]int32{
 		"PORT_CLASS_UNSPECIFIED": 0,
 		"PORT_CLASS_BOOT":        1,
 		"PORT_CLASS_MACHINE":     2,
 		"PORT_CLASS_DOWN":        3,
+		"PORT_CLASS_SERVICE":     4,
 	}
 )
 
@@ -554,9 +560,10 @@ type LeafBoot struct {
 	Prefix string `protobuf:"bytes,3,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	// metal-boot's anycast address.
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
-	// The image cache's address; empty if there is none.
-	Cache         string `protobuf:"bytes,5,opt,name=cache,proto3" json:"cache,omitempty"`
-	Domain        string `protobuf:"bytes,6,opt,name=domain,proto3" json:"domain,omitempty"`
+	Domain  string `protobuf:"bytes,6,opt,name=domain,proto3" json:"domain,omitempty"`
+	// Prefixes of the ports of class service, of all leaves: where image caches
+	// are.
+	Caches        []string `protobuf:"bytes,7,rep,name=caches,proto3" json:"caches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -619,18 +626,18 @@ func (x *LeafBoot) GetAddress() string {
 	return ""
 }
 
-func (x *LeafBoot) GetCache() string {
-	if x != nil {
-		return x.Cache
-	}
-	return ""
-}
-
 func (x *LeafBoot) GetDomain() string {
 	if x != nil {
 		return x.Domain
 	}
 	return ""
+}
+
+func (x *LeafBoot) GetCaches() []string {
+	if x != nil {
+		return x.Caches
+	}
+	return nil
 }
 
 type LeafServiceReportRequest struct {
@@ -950,14 +957,14 @@ const file_ingot_v1_leaf_proto_rawDesc = "" +
 	"\vboot_prefix\x18\x04 \x01(\tR\n" +
 	"bootPrefix\x12\x18\n" +
 	"\amachine\x18\x05 \x01(\tR\amachine\x12\x16\n" +
-	"\x06accept\x18\x06 \x03(\tR\x06accept\"\x8e\x01\n" +
+	"\x06accept\x18\x06 \x03(\tR\x06accept\"\x96\x01\n" +
 	"\bLeafBoot\x12\x10\n" +
 	"\x03vrf\x18\x01 \x01(\tR\x03vrf\x12\x10\n" +
 	"\x03vni\x18\x02 \x01(\rR\x03vni\x12\x16\n" +
 	"\x06prefix\x18\x03 \x01(\tR\x06prefix\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x14\n" +
-	"\x05cache\x18\x05 \x01(\tR\x05cache\x12\x16\n" +
-	"\x06domain\x18\x06 \x01(\tR\x06domain\"\xec\x01\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06domain\x18\x06 \x01(\tR\x06domain\x12\x16\n" +
+	"\x06caches\x18\a \x03(\tR\x06cachesJ\x04\b\x05\x10\x06\"\xec\x01\n" +
 	"\x18LeafServiceReportRequest\x12#\n" +
 	"\x06switch\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x06switch\x12)\n" +
 	"\tpartition\x18\x02 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x124\n" +
@@ -982,12 +989,13 @@ const file_ingot_v1_leaf_proto_rawDesc = "" +
 	"systemName\x127\n" +
 	"\x12system_description\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x11systemDescription\x12.\n" +
 	"\x04seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"\x1b\n" +
-	"\x19LeafServiceReportResponse*i\n" +
+	"\x19LeafServiceReportResponse*\x81\x01\n" +
 	"\tPortClass\x12\x1a\n" +
 	"\x16PORT_CLASS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPORT_CLASS_BOOT\x10\x01\x12\x16\n" +
 	"\x12PORT_CLASS_MACHINE\x10\x02\x12\x13\n" +
-	"\x0fPORT_CLASS_DOWN\x10\x032\xb8\x02\n" +
+	"\x0fPORT_CLASS_DOWN\x10\x03\x12\x16\n" +
+	"\x12PORT_CLASS_SERVICE\x10\x042\xb8\x02\n" +
 	"\vLeafService\x12b\n" +
 	"\bRegister\x12$.ingot.v1.LeafServiceRegisterRequest\x1a%.ingot.v1.LeafServiceRegisterResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01\x12g\n" +
 	"\tConfigure\x12%.ingot.v1.LeafServiceConfigureRequest\x1a&.ingot.v1.LeafServiceConfigureResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x010\x01\x12\\\n" +

@@ -199,11 +199,14 @@ type SiteWanted struct {
 	Generation *Generation            `protobuf:"bytes,1,opt,name=generation,proto3" json:"generation,omitempty"`
 	Fabric     *Fabric                `protobuf:"bytes,2,opt,name=fabric,proto3" json:"fabric,omitempty"`
 	// Urls of the boot image's kernel and initrd, and the command line.
-	KernelUrl     string         `protobuf:"bytes,3,opt,name=kernel_url,json=kernelUrl,proto3" json:"kernel_url,omitempty"`
-	InitrdUrl     string         `protobuf:"bytes,4,opt,name=initrd_url,json=initrdUrl,proto3" json:"initrd_url,omitempty"`
-	CommandLine   string         `protobuf:"bytes,5,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
-	Bmcs          []*BMCWanted   `protobuf:"bytes,6,rep,name=bmcs,proto3" json:"bmcs,omitempty"`
-	Images        []*ImageWanted `protobuf:"bytes,7,rep,name=images,proto3" json:"images,omitempty"`
+	KernelUrl   string         `protobuf:"bytes,3,opt,name=kernel_url,json=kernelUrl,proto3" json:"kernel_url,omitempty"`
+	InitrdUrl   string         `protobuf:"bytes,4,opt,name=initrd_url,json=initrdUrl,proto3" json:"initrd_url,omitempty"`
+	CommandLine string         `protobuf:"bytes,5,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
+	Bmcs        []*BMCWanted   `protobuf:"bytes,6,rep,name=bmcs,proto3" json:"bmcs,omitempty"`
+	Images      []*ImageWanted `protobuf:"bytes,7,rep,name=images,proto3" json:"images,omitempty"`
+	// PEM of the authority that metal-boot's certificates come from; it goes
+	// into the boot medium.
+	Ca            string `protobuf:"bytes,8,opt,name=ca,proto3" json:"ca,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -285,6 +288,13 @@ func (x *SiteWanted) GetImages() []*ImageWanted {
 		return x.Images
 	}
 	return nil
+}
+
+func (x *SiteWanted) GetCa() string {
+	if x != nil {
+		return x.Ca
+	}
+	return ""
 }
 
 // BMCWanted is one BMC and what shall hold for it.
@@ -1098,7 +1108,7 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12(\n" +
 	"\x04have\x18\x02 \x01(\v2\x14.ingot.v1.GenerationR\x04have\"I\n" +
 	"\x19SiteServiceWantedResponse\x12,\n" +
-	"\x06wanted\x18\x01 \x01(\v2\x14.ingot.v1.SiteWantedR\x06wanted\"\xa5\x02\n" +
+	"\x06wanted\x18\x01 \x01(\v2\x14.ingot.v1.SiteWantedR\x06wanted\"\xb5\x02\n" +
 	"\n" +
 	"SiteWanted\x124\n" +
 	"\n" +
@@ -1111,7 +1121,8 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"initrd_url\x18\x04 \x01(\tR\tinitrdUrl\x12!\n" +
 	"\fcommand_line\x18\x05 \x01(\tR\vcommandLine\x12'\n" +
 	"\x04bmcs\x18\x06 \x03(\v2\x13.ingot.v1.BMCWantedR\x04bmcs\x12-\n" +
-	"\x06images\x18\a \x03(\v2\x15.ingot.v1.ImageWantedR\x06images\"\xf4\x01\n" +
+	"\x06images\x18\a \x03(\v2\x15.ingot.v1.ImageWantedR\x06images\x12\x0e\n" +
+	"\x02ca\x18\b \x01(\tR\x02ca\"\xf4\x01\n" +
 	"\tBMCWanted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
