@@ -209,6 +209,53 @@ func subjects(r store.Reader, c Caller, m *Method) []string {
 	return may
 }
 
+// Callable returns the methods the caller can call about something, in order.
+func Callable(r store.Reader, c Caller) []*Method {
+	var can []*Method
+	for _, m := range Methods() {
+		if Allowed(r, c, m, "") || len(subjects(r, c, m)) > 0 {
+			can = append(can, m)
+		}
+	}
+	return can
+}
+
+// ProjectRoles returns the caller's role in each project it has one in, admin
+// roles aside.
+func (c Caller) ProjectRoles(r store.Reader) map[string]apiv2.ProjectRole {
+	if c.IsUser() {
+		return ProjectsOf(r, c.User())
+	}
+	return spread(c.Token.GetToken().GetProjectRoles(), ProjectsOf(r, c.User()),
+		func(p string) apiv2.ProjectRole { return userProjectRole(r, c.User(), p) })
+}
+
+// TenantRoles returns the caller's role in each tenant it has one in, admin
+// roles aside.
+func (c Caller) TenantRoles(r store.Reader) map[string]apiv2.TenantRole {
+	if c.IsUser() {
+		return TenantsOf(r, c.User())
+	}
+	return spread(c.Token.GetToken().GetTenantRoles(), TenantsOf(r, c.User()),
+		func(t string) apiv2.TenantRole { return userTenantRole(r, c.User(), t) })
+}
+
+// spread returns the roles of a token as they count: none above what its user
+// may have, and the role for any subject as one for each membership.
+func spread[R ~int32](token, memberships map[string]R, limit func(subject string) R) map[string]R {
+	roles := map[string]R{}
+	for s, role := range token {
+		if s == Any {
+			for m, has := range memberships {
+				roles[m] = stronger(roles[m], weaker(role, has))
+			}
+		} else if role = weaker(role, limit(s)); role != 0 {
+			roles[s] = stronger(roles[s], role)
+		}
+	}
+	return roles
+}
+
 func denied(m *Method, subject string, allowed []string) error {
 	if len(allowed) == 0 {
 		return fault.New(fault.Denied, "", fmt.Sprintf("access to:%q is not allowed because it is not part of the token permissions", m.Name), "")
@@ -225,7 +272,7 @@ func ProjectRole(r store.Reader, user, project string) apiv2.ProjectRole {
 		role = apiv2.ProjectRole(m.GetRole())
 	}
 	if p, ok := records.Projects.Peek(r, project); ok {
-		role = stronger(role, inherited(direct(r, user, p.GetTenant())))
+		role = stronger(role, Inherited(direct(r, user, p.GetTenant())))
 	}
 	return role
 }
@@ -249,9 +296,9 @@ func direct(r store.Reader, user, tenant string) apiv2.TenantRole {
 	return apiv2.TenantRole(m.GetRole())
 }
 
-// inherited returns the role in a tenant's projects that comes with a role in
+// Inherited returns the role in a tenant's projects that comes with a role in
 // the tenant.
-func inherited(t apiv2.TenantRole) apiv2.ProjectRole {
+func Inherited(t apiv2.TenantRole) apiv2.ProjectRole {
 	switch t {
 	case apiv2.TenantRole_TENANT_ROLE_OWNER:
 		return apiv2.ProjectRole_PROJECT_ROLE_OWNER
@@ -270,7 +317,7 @@ func ProjectsOf(r store.Reader, user string) map[string]apiv2.ProjectRole {
 		roles[m.GetOf()] = apiv2.ProjectRole(m.GetRole())
 	}
 	for m := range records.TenantMembers.By(r, "member", user) {
-		if role := inherited(apiv2.TenantRole(m.GetRole())); role != 0 {
+		if role := Inherited(apiv2.TenantRole(m.GetRole())); role != 0 {
 			for p := range records.Projects.By(r, "tenant", m.GetOf()) {
 				roles[p.GetUuid()] = stronger(roles[p.GetUuid()], role)
 			}

@@ -274,7 +274,7 @@ func covered(r store.Reader, c Caller, t *apiv2.Token) error {
 			bad = append(bad, p+"="+role.String())
 		}
 	}
-	if err := notAllowed("project roles", bad); err != nil {
+	if err := notAllowed("project roles are", bad); err != nil {
 		return err
 	}
 	for login, role := range t.GetTenantRoles() {
@@ -286,7 +286,7 @@ func covered(r store.Reader, c Caller, t *apiv2.Token) error {
 			bad = append(bad, login+"="+role.String())
 		}
 	}
-	if err := notAllowed("tenant roles", bad); err != nil {
+	if err := notAllowed("tenant roles are", bad); err != nil {
 		return err
 	}
 	editor := c.AdminRole(r) == apiv2.AdminRole_ADMIN_ROLE_EDITOR
@@ -295,11 +295,11 @@ func covered(r store.Reader, c Caller, t *apiv2.Token) error {
 			bad = append(bad, uuid+"="+role.String())
 		}
 	}
-	if err := notAllowed("machine roles", bad); err != nil {
+	if err := notAllowed("machine roles are", bad); err != nil {
 		return err
 	}
 	if role := t.GetInfraRole(); role != 0 && !editor && !reaches(c.Token.GetToken().GetInfraRole(), role) {
-		return notAllowed("infra role", []string{role.String()})
+		return notAllowed("infra role is", []string{role.String()})
 	}
 	for _, p := range t.GetPermissions() {
 		for _, name := range p.GetMethods() {
@@ -309,7 +309,7 @@ func covered(r store.Reader, c Caller, t *apiv2.Token) error {
 			}
 		}
 	}
-	return notAllowed("methods", bad)
+	return notAllowed("methods are", bad)
 }
 
 func adminCovered(r store.Reader, c Caller, t *apiv2.Token) error {
@@ -320,7 +320,7 @@ func adminCovered(r store.Reader, c Caller, t *apiv2.Token) error {
 	if may := providerRole(r, t.GetUser()); may != 0 && !reaches(may, role) {
 		return fault.Newf(fault.Denied, "", "your provider tenant membership only allows %q, but you requested %q", may, role)
 	} else if may == 0 || !c.IsUser() && !reaches(c.AdminRole(r), role) {
-		return notAllowed("admin role", []string{role.String()})
+		return notAllowed("admin role is", []string{role.String()})
 	}
 	return nil
 }
@@ -367,5 +367,5 @@ func notAllowed(what string, bad []string) error {
 		return nil
 	}
 	slices.Sort(bad)
-	return fault.New(fault.Denied, "", fmt.Sprintf("requested %s are not allowed: %q", what, bad), "")
+	return fault.New(fault.Denied, "", fmt.Sprintf("requested %s not allowed: %q", what, bad), "")
 }

@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"errors"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -11,8 +10,6 @@ import (
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 	"github.com/metal-stack/api/go/metalstack/api/v2/apiv2connect"
 )
-
-func asConnect(err error, e **connect.Error) bool { return errors.As(err, e) }
 
 // Case 1 of the conformance list.
 func TestAnonymous(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"math/big"
 	"net"
@@ -17,9 +18,14 @@ import (
 
 	"connectrpc.com/connect"
 
+	adminv2 "github.com/metal-stack/api/go/metalstack/admin/v2"
+	"github.com/metal-stack/api/go/metalstack/admin/v2/adminv2connect"
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
+	"github.com/metal-stack/api/go/metalstack/api/v2/apiv2connect"
 
 	"github.com/ingot-cloud/ingot/api"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/store"
 	"github.com/ingot-cloud/ingot/store/storetest"
@@ -66,6 +72,60 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// tenant makes a tenant and returns its login.
+func (w *world) tenant(login string) string {
+	w.t.Helper()
+	_, err := dial(w, adminv2connect.NewTenantServiceClient, w.admin).Create(w.t.Context(), &adminv2.TenantServiceCreateRequest{Name: login})
+	check(w.t, err)
+	return login
+}
+
+// project makes a project of a tenant and returns its uuid.
+func (w *world) project(tenant string) string {
+	w.t.Helper()
+	p, err := dial(w, apiv2connect.NewProjectServiceClient, w.admin).Create(w.t.Context(), &apiv2.ProjectServiceCreateRequest{
+		Login: tenant, Name: "project", Description: "of " + tenant,
+	})
+	check(w.t, err)
+	return p.GetProject().GetUuid()
+}
+
+// member makes a user a direct member of a project and returns a token with
+// that role.
+func (w *world) member(project string, role apiv2.ProjectRole) string {
+	w.t.Helper()
+	user := w.tenant("user-" + rand.Text()[:8])
+	_, err := dial(w, apiv2connect.NewProjectServiceClient, w.admin).AddMember(w.t.Context(), &apiv2.ProjectServiceAddMemberRequest{
+		Project: project, Member: user, Role: role,
+	})
+	check(w.t, err)
+	return w.token(user, &apiv2.TokenServiceCreateRequest{ProjectRoles: map[string]apiv2.ProjectRole{project: role}})
+}
+
+// token makes a token for a user with what is asked for.
+func (w *world) token(user string, req *apiv2.TokenServiceCreateRequest) string {
+	w.t.Helper()
+	t, err := dial(w, adminv2connect.NewTokenServiceClient, w.admin).Create(w.t.Context(), &adminv2.TokenServiceCreateRequest{
+		User: &user, TokenCreateRequest: req,
+	})
+	check(w.t, err)
+	return t.GetSecret()
+}
+
+// farEnd enrols a leaf or a site and returns its token.
+func (w *world) farEnd(kind ingotv1.FarEnd, partition, id string) string {
+	w.t.Helper()
+	e, err := dial(w, ingotv1connect.NewEnrolmentServiceClient, w.admin).Create(w.t.Context(), connect.NewRequest(&ingotv1.EnrolmentServiceCreateRequest{
+		Partition: partition, FarEnd: kind, Id: id,
+	}))
+	check(w.t, err)
+	r, err := dial(w, ingotv1connect.NewEnrolmentServiceClient, "").Redeem(w.t.Context(), connect.NewRequest(&ingotv1.EnrolmentServiceRedeemRequest{
+		Secret: e.Msg.GetSecret(),
+	}))
+	check(w.t, err)
+	return r.Msg.GetToken()
+}
+
 // dial returns a generated client that sends a token; none if it is empty.
 func dial[C any](w *world, construct func(connect.HTTPClient, string, ...connect.ClientOption) C, token string, opts ...connect.ClientOption) C {
 	return construct(&http.Client{Transport: bearer{token, w.http.Transport}}, w.url, opts...)
@@ -101,7 +161,7 @@ func wantCode(t *testing.T, err error, code connect.Code, text string) {
 		t.Errorf("no error, want %v: %s", code, text)
 	case connect.CodeOf(err) != code:
 		t.Errorf("%v, want %v: %s", err, code, text)
-	case text != "" && (!asConnect(err, &e) || e.Message() != text):
+	case text != "" && (!errors.As(err, &e) || e.Message() != text):
 		t.Errorf("message %q, want %q", e.Message(), text)
 	}
 }

@@ -12,18 +12,32 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/metal-stack/api/go/metalstack/admin/v2/adminv2connect"
 	"github.com/metal-stack/api/go/metalstack/api/v2/apiv2connect"
+	"github.com/metal-stack/api/go/metalstack/infra/v2/infrav2connect"
 
 	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 )
 
 // services lists what is served, one line per service. The methods of the API
 // that nothing here serves answer "unimplemented".
 func (s *Server) services() []service {
 	return []service{
-		serve[apiv2connect.HealthServiceHandler](apiv2connect.NewHealthServiceHandler, healths{s}),
-		serve[apiv2connect.VersionServiceHandler](apiv2connect.NewVersionServiceHandler, versions{s}),
+		serve[adminv2connect.ComponentServiceHandler](adminv2connect.NewComponentServiceHandler, adminComponents{Server: s}),
+		serve[adminv2connect.ProjectServiceHandler](adminv2connect.NewProjectServiceHandler, adminProjects{Server: s}),
+		serve[adminv2connect.TenantServiceHandler](adminv2connect.NewTenantServiceHandler, adminTenants{Server: s}),
+		serve[adminv2connect.TokenServiceHandler](adminv2connect.NewTokenServiceHandler, adminTokens{Server: s}),
+		serve[apiv2connect.HealthServiceHandler](apiv2connect.NewHealthServiceHandler, healths{Server: s}),
+		serve[apiv2connect.MethodServiceHandler](apiv2connect.NewMethodServiceHandler, methods{Server: s}),
+		serve[apiv2connect.ProjectServiceHandler](apiv2connect.NewProjectServiceHandler, projects{Server: s}),
+		serve[apiv2connect.TenantServiceHandler](apiv2connect.NewTenantServiceHandler, tenants{Server: s}),
+		serve[apiv2connect.TokenServiceHandler](apiv2connect.NewTokenServiceHandler, tokens{Server: s}),
+		serve[apiv2connect.UserServiceHandler](apiv2connect.NewUserServiceHandler, users{Server: s}),
+		serve[apiv2connect.VersionServiceHandler](apiv2connect.NewVersionServiceHandler, versions{Server: s}),
+		serve[infrav2connect.ComponentServiceHandler](infrav2connect.NewComponentServiceHandler, infraComponents{Server: s}),
+		serve[ingotv1connect.EnrolmentServiceHandler](ingotv1connect.NewEnrolmentServiceHandler, enrolments{Server: s}),
 	}
 }
 

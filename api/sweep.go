@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -12,9 +11,6 @@ import (
 
 // newID returns a fresh uuid (RFC 9562, version 7: they sort by time).
 func newID() string { return uuid.Must(uuid.NewV7()).String() }
-
-// componentLife is how long a component is listed after it was last heard of.
-const componentLife = 24 * time.Hour
 
 // perSweep bounds what one transaction deletes.
 const perSweep = 100
