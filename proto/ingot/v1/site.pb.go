@@ -912,8 +912,9 @@ type ImageCached struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Image string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
 	Check *ImageCheck            `protobuf:"bytes,2,opt,name=check,proto3" json:"check,omitempty"`
-	// Where machines in the boot VRF fetch it.
-	Url           string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	// Where machines in the boot VRF fetch it: one for each leaf that the cache
+	// is connected to.
+	Urls          []string `protobuf:"bytes,3,rep,name=urls,proto3" json:"urls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -962,11 +963,11 @@ func (x *ImageCached) GetCheck() *ImageCheck {
 	return nil
 }
 
-func (x *ImageCached) GetUrl() string {
+func (x *ImageCached) GetUrls() []string {
 	if x != nil {
-		return x.Url
+		return x.Urls
 	}
-	return ""
+	return nil
 }
 
 // Medium is the boot medium a site serves to its BMCs.
@@ -1165,11 +1166,11 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\x18SiteServiceCachedRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x128\n" +
 	"\x06images\x18\x02 \x03(\v2\x15.ingot.v1.ImageCachedB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06images\x12(\n" +
-	"\x06medium\x18\x03 \x01(\v2\x10.ingot.v1.MediumR\x06medium\"n\n" +
+	"\x06medium\x18\x03 \x01(\v2\x10.ingot.v1.MediumR\x06medium\"p\n" +
 	"\vImageCached\x12!\n" +
 	"\x05image\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x05image\x12*\n" +
-	"\x05check\x18\x02 \x01(\v2\x14.ingot.v1.ImageCheckR\x05check\x12\x10\n" +
-	"\x03url\x18\x03 \x01(\tR\x03url\"\xd8\x01\n" +
+	"\x05check\x18\x02 \x01(\v2\x14.ingot.v1.ImageCheckR\x05check\x12\x12\n" +
+	"\x04urls\x18\x03 \x03(\tR\x04urls\"\xd8\x01\n" +
 	"\x06Medium\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
