@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// resolve adds the resources to the tree and the flags to the verb that args
+// lead to. It returns args.
+func (a *app) resolve(root *cobra.Command, args []string) []string {
+	words := slices.Clone(args)
+	for len(words) > 0 && slices.Contains([]string{"help", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}, words[0]) {
+		words = words[1:]
+	}
+	if c, _, err := root.Find(words); err == nil && c != root && c.GroupID == "tool" {
+		return args // no resource is needed
+	}
+	a.addResources(root)
+	if c, _, err := root.Find(words); err == nil {
+		a.addFlags(c)
+	}
+	return args
+}
+
+// addResources adds a command for every resource and verb, without flags.
+func (a *app) addResources(root *cobra.Command) {
+	a.calls = map[*cobra.Command]*call{}
+	for _, r := range load() {
+		parent := &cobra.Command{Use: r.name, Short: r.short(), GroupID: "resource", Args: cobra.NoArgs, Aliases: r.aliases()}
+		parent.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		for _, v := range r.sortedVerbs() {
+			parent.AddCommand(a.verbCommand(v))
+		}
+		if applicable(r) {
+			parent.AddCommand(a.resourceApplyCommand(r))
+		}
+		if r.verbs["update"] != nil {
+			parent.AddCommand(a.editCommand(r))
+		}
+		root.AddCommand(parent)
+	}
+}
+
+// aliases lets people write the plural.
+func (r *resource) aliases() []string {
+	switch {
+	case strings.HasSuffix(r.name, "s") || strings.HasSuffix(r.name, "h"):
+		return nil
+	default:
+		return []string{r.name + "s"}
+	}
+}
+
+func (a *app) verbCommand(v *verb) *cobra.Command {
+	s := subjectOf(v)
+	use := v.name
+	args := cobra.NoArgs
+	if s != nil {
+		word := strings.ToUpper(s.name)
+		switch {
+		case v.many():
+			use, args = use+" ["+word+"]...", cobra.ArbitraryArgs
+		default:
+			use, args = use+" ["+word+"]", cobra.MaximumNArgs(1)
+		}
+	}
+	c := &cobra.Command{Use: use, Short: v.short(), Args: usageArgs(args)}
+	switch v.name {
+	case "describe":
+		c.Aliases = []string{"get"}
+	case "list":
+		c.Aliases = []string{"ls"}
+	case "delete":
+		c.Aliases = []string{"rm"}
+	}
+	k := &call{app: a, verb: v, subject: s}
+	a.calls[c] = k
+	c.RunE = func(c *cobra.Command, args []string) error { return k.run(c.Context(), args) }
+	c.ValidArgsFunction = func(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		if s == nil || (len(args) > 0 && !v.many()) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return a.completeParam(c.Context(), *s, v.resource, args, prefix)
+	}
+	return c
+}
+
+// usageArgs makes a wrong number of arguments an error of usage.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return usagef("%v; see '%s --help'", err, c.CommandPath())
+		}
+		return nil
+	}
+}
+
+// many reports whether the verb is repeated for each argument.
+func (v *verb) many() bool { return v.name == "describe" || v.name == "delete" }
+
+// An input is a flag of a verb: the values that were given for it.
+type input struct {
+	param
+	usageText string
+	values    []string
+	both      [2]bool // member's and operator's method have it
+}
+
+func (i *input) String() string { return strings.Join(i.values, ",") }
+func (i *input) Type() string   { return i.usageText }
+func (i *input) Set(s string) error {
+	i.values = append(i.values, s)
+	return nil
+}
+
+// addFlags adds the flags of a verb, once it is known which verb is to run.
+func (a *app) addFlags(c *cobra.Command) {
+	k := a.calls[c]
+	if k == nil || k.inputs != nil {
+		return
+	}
+	k.inputs = map[string]*input{}
+	for i, m := range []protoreflect.MethodDescriptor{k.verb.member, k.verb.operator} {
+		if m == nil {
+			continue
+		}
+		for _, p := range paramsOf(m) {
+			in := k.inputs[p.name]
+			if in == nil {
+				in = &input{param: p, usageText: p.usage()}
+				k.inputs[p.name] = in
+			}
+			in.both[i] = true
+		}
+	}
+	f := c.Flags()
+	for name, in := range k.inputs {
+		if name == "project" {
+			continue // every command has it
+		}
+		fl := f.VarPF(in, name, "", in.help(k.verb))
+		if in.kind == scalar && in.field().Kind() == protoreflect.BoolKind {
+			fl.NoOptDefVal = "true"
+		}
+		if err := c.RegisterFlagCompletionFunc(name, func(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			return a.completeParam(c.Context(), in.param, k.verb.resource, nil, prefix)
+		}); err != nil {
+			panic(err) // the flag was added above
+		}
+	}
+	switch k.verb.name {
+	case "delete":
+		f.BoolVarP(&k.yes, "yes", "y", false, "do not ask")
+	case "create":
+		f.StringArrayVarP(&k.files, "file", "f", nil, "file or directory with objects to create; - is the standard input")
+	case "list":
+		if k.verb.resource.watchable() {
+			f.BoolVarP(&k.watch, "watch", "w", false, "go on with what changes")
+		}
+	}
+}
+
+// help is the text of a flag: who may use it, whether it is required and what
+// the field's validation rules say.
+func (i *input) help(v *verb) string {
+	var parts []string
+	if v.member != nil && v.operator != nil {
+		switch i.both {
+		case [2]bool{true, false}:
+			parts = append(parts, "(members)")
+		case [2]bool{false, true}:
+			parts = append(parts, "(operators)")
+		}
+	}
+	if r := rulesOf(i.field()); r != "" {
+		parts = append(parts, r)
+	}
+	return strings.Join(parts, " ")
+}

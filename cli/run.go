@@ -1,0 +1,292 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/ingot-cloud/ingot/fault"
+)
+
+// A call is one use of a verb.
+type call struct {
+	*app
+	verb    *verb
+	subject *param            // what the argument is; nil if there is none
+	inputs  map[string]*input // flags by name
+	yes     bool
+	watch   bool
+	files   []string
+
+	profile profile
+	caller  *caller
+}
+
+// open finds out whom to speak to.
+func (k *call) open() error {
+	p, err := k.app.profile()
+	if err != nil {
+		return err
+	}
+	k.profile = p
+	k.caller, err = k.dial(p)
+	return err
+}
+
+// run does what the command line says, once for each argument.
+func (k *call) run(ctx context.Context, args []string) error {
+	if err := k.open(); err != nil {
+		return err
+	}
+	if len(k.files) > 0 {
+		return k.createFiles(ctx)
+	}
+	if k.watch {
+		return k.watchList(ctx)
+	}
+	if len(args) == 0 {
+		return k.once(ctx, "")
+	}
+	var failed error
+	for _, arg := range args {
+		err := k.once(ctx, arg)
+		if err == nil {
+			continue
+		}
+		if len(args) == 1 || ctx.Err() != nil {
+			return err
+		}
+		fmt.Fprintln(k.Err, "ingot: "+explain(err))
+		failed = errReported
+	}
+	return failed
+}
+
+// once does it for one argument; an empty one means that none was given.
+func (k *call) once(ctx context.Context, arg string) error {
+	given, err := k.given(arg)
+	if err != nil {
+		return err
+	}
+	m, err := k.method(given)
+	if err != nil {
+		return err
+	}
+	req, err := k.request(m, given)
+	if err != nil {
+		return err
+	}
+	switch {
+	case k.verb.name == "update":
+		return k.update(ctx, m, req)
+	case k.verb.name == "delete" && !k.yes:
+		if err := k.confirm(k.verb.resource.name + " " + k.describe(given)); err != nil {
+			return err
+		}
+	}
+	if m.IsStreamingServer() {
+		return k.caller.stream(ctx, m, req, k.chunk)
+	}
+	res, err := k.caller.unary(ctx, m, req)
+	if err != nil {
+		return err
+	}
+	return k.answer(m, res, k.describe(given))
+}
+
+// given collects the values of flags and of the argument by parameter.
+func (k *call) given(arg string) (map[string][]string, error) {
+	out := map[string][]string{}
+	for name, in := range k.inputs {
+		if len(in.values) > 0 {
+			out[name] = in.values
+		}
+	}
+	if k.flags.Project != "" {
+		out["project"] = []string{k.flags.Project}
+	}
+	if arg != "" {
+		if _, twice := out[k.subject.name]; twice && k.subject.name != "project" {
+			return nil, usagef("%s is given twice: as argument and as --%s", k.subject.name, k.subject.name)
+		}
+		out[k.subject.name] = []string{arg}
+	}
+	return out, nil
+}
+
+// fallback is the profile's value of a parameter that was not given.
+func (k *call) fallback(m protoreflect.MethodDescriptor, p param, given map[string][]string) string {
+	if p.kind != scalar || p.field().Kind() != protoreflect.StringKind {
+		return ""
+	}
+	switch p.name {
+	case "project":
+		if !p.field().HasOptionalKeyword() {
+			return k.profile.Project
+		}
+	case "partition":
+		if !p.field().HasOptionalKeyword() || (defaultPartition[m.FullName()] && given["uuid"] == nil) {
+			return k.profile.Partition
+		}
+	}
+	return ""
+}
+
+// method chooses between the members' and the operators' method: the only one
+// there is; the only one that has all given flags; the operators' if --admin
+// or the context says so; the members' if everything it requires is known,
+// otherwise the operators'.
+func (k *call) method(given map[string][]string) (protoreflect.MethodDescriptor, error) {
+	v := k.verb
+	if v.operator == nil {
+		return v.member, nil
+	}
+	if v.member == nil {
+		return v.operator, nil
+	}
+	var only [2]string // a flag that only the member's, the operator's method has
+	for name := range given {
+		if in := k.inputs[name]; in != nil && in.both[0] != in.both[1] {
+			// A project says whose; operators name it where members need it.
+			if name == "project" && in.both[0] {
+				continue
+			}
+			i := 0
+			if in.both[1] {
+				i = 1
+			}
+			only[i] = name
+		}
+	}
+	switch {
+	case only[0] != "" && only[1] != "":
+		return nil, usagef("--%s is for members and --%s for operators: they do not go together", only[0], only[1])
+	case only[0] != "" && k.flags.Admin:
+		return nil, usagef("--%s does not go with --admin", only[0])
+	case only[0] != "":
+		return v.member, nil
+	case only[1] != "" || k.profile.Admin:
+		return v.operator, nil
+	}
+	for _, name := range required(v.member) {
+		if given[name] == nil && !(name == "project" && k.profile.Project != "") && !(name == "partition" && k.profile.Partition != "") {
+			return v.operator, nil
+		}
+	}
+	return v.member, nil
+}
+
+// request builds the request of a method.
+func (k *call) request(m protoreflect.MethodDescriptor, given map[string][]string) (protoreflect.Message, error) {
+	req := newMessage(m.Input())
+	if q := m.Input().Fields().ByName("query"); q != nil {
+		req.Mutable(q)
+	}
+	known := map[string]bool{}
+	for _, p := range paramsOf(m) {
+		known[p.name] = true
+		values := given[p.name]
+		if values == nil {
+			if v := k.fallback(m, p, given); v != "" {
+				values = []string{v}
+			}
+		}
+		if values == nil {
+			if p.name == "project" && slices.Contains(required(m), "project") && k.verb.operator == nil {
+				return nil, usagef("project: not given; use --project, or set one in the context")
+			}
+			if k.subject != nil && p.name == k.subject.name {
+				return nil, usagef("%s: not given", p.name)
+			}
+			continue
+		}
+		if err := p.set(req, values, k.now()); err != nil {
+			return nil, usagef("--%s: %v", p.name, err)
+		}
+	}
+	for name := range given {
+		if !known[name] && name != "project" {
+			return nil, usagef("--%s does not go with these flags", name)
+		}
+	}
+	return req, nil
+}
+
+// describe names what the call is about: "web1", or its flags.
+func (k *call) describe(given map[string][]string) string {
+	if k.subject != nil && given[k.subject.name] != nil {
+		return given[k.subject.name][0]
+	}
+	var out []string
+	for name, v := range given {
+		out = append(out, name+"="+strings.Join(v, ","))
+	}
+	sort.Strings(out)
+	return strings.Join(out, " ")
+}
+
+// confirm asks before something is deleted.
+func (k *call) confirm(what string) error {
+	if !k.interactive() {
+		return fault.New(fault.Invalid, "delete "+what, "nobody is there to confirm it", "use --yes")
+	}
+	fmt.Fprintf(k.Err, "delete %s? [y/N] ", what)
+	line, err := bufio.NewReader(k.In).ReadString('\n')
+	if err != nil || !slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(line))) {
+		return usagef("delete %s: not confirmed", what)
+	}
+	return nil
+}
+
+// answer prints what a method returned.
+func (k *call) answer(m protoreflect.MethodDescriptor, res protoreflect.Message, what string) error {
+	p := k.print
+	f := payload(m.Output())
+	switch {
+	case m.Output().Fields().Len() == 0:
+		if p.format == "" || p.format == "table" || p.format == "wide" {
+			_, err := fmt.Fprintf(k.Out, "%s %s: %s done\n", k.verb.resource.name, what, k.verb.name)
+			return err
+		}
+		return nil
+	case f == nil:
+		return p.one(res)
+	case f.IsList() || f.IsMap():
+		return p.many(elementOf(f), entries(res.Get(f), f), f.IsMap())
+	case !res.Has(f):
+		return nil
+	}
+	body := res.Get(f).Message()
+	if p.format != "" {
+		return p.one(body)
+	}
+	switch {
+	case k.verb.name == "delete":
+		_, err := fmt.Fprintf(k.Out, "%s %s: deleted\n", k.verb.resource.name, what)
+		return err
+	case body.Descriptor().FullName() == timelineName:
+		return p.timeline(body)
+	case k.verb.name == "describe" && layoutOf(body.Descriptor(), false).each == nil:
+		return p.one(body)
+	}
+	p.format = "table"
+	return p.one(body)
+}
+
+// chunk prints one message of a stream: bytes as they are, others as JSON.
+func (k *call) chunk(m protoreflect.Message) error {
+	if f := m.Descriptor().Fields().ByName("data"); f != nil && f.Kind() == protoreflect.BytesKind && k.print.format == "" {
+		_, err := k.Out.Write(m.Get(f).Bytes())
+		return err
+	}
+	p := k.print
+	if p.format == "" {
+		p.format = "json"
+	}
+	return p.one(m)
+}
