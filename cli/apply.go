@@ -134,7 +134,7 @@ func (r reported) Unwrap() error        { return r.error }
 func kindOf(d document, r *resource) (*kindSpec, error) {
 	var want *kindSpec
 	if r != nil {
-		want = kindOfResource(r)
+		want = r.kind()
 	}
 	if d.kind == "" {
 		if want == nil {
@@ -363,6 +363,13 @@ func (w *writer) creation(k *kindSpec, d document) (protoreflect.MethodDescripto
 	}
 	if err := w.fill(into, body, d); err != nil {
 		return nil, nil, err
+	}
+	for _, p := range paramsOf(m) {
+		if v := defaults[m.FullName()][p.name]; v != "" && !req.Has(p.field()) {
+			if err := p.set(req, []string{v}, w.now()); err != nil {
+				return nil, nil, err
+			}
+		}
 	}
 	return m, req, nil
 }

@@ -184,9 +184,9 @@ func formatMessage(m protoreflect.Message, how string, now time.Time) cell {
 			return cell{t.UTC().Format(time.RFC3339), float64(t.UnixNano()), byInstant}
 		}
 		if t.After(now) {
-			return cell{"in " + short(t.Sub(now)), now.Sub(t).Seconds(), bySeconds}
+			return cell{"in " + short(t.Sub(now).Truncate(time.Second)), now.Sub(t).Seconds(), bySeconds}
 		}
-		return cell{short(now.Sub(t)), now.Sub(t).Seconds(), bySeconds}
+		return cell{short(now.Sub(t).Truncate(time.Second)), now.Sub(t).Seconds(), bySeconds}
 	case durationName:
 		d := durationOf(m)
 		return cell{short(d), d.Seconds(), bySeconds}

@@ -80,6 +80,9 @@ func (k *kindSpec) differing(d document, current protoreflect.Message) ([]string
 		return nil
 	}
 	for _, v := range []*verb{k.update, k.create} {
+		if v == nil {
+			continue
+		}
 		for _, m := range v.methods() {
 			_, body := bodyOf(m)
 			for i := range body.Fields().Len() {
@@ -224,7 +227,7 @@ func (k *call) update(ctx context.Context, m protoreflect.MethodDescriptor, req 
 			d.body[p.name] = req.Get(p.field()).String()
 		}
 	}
-	current, err := w.fetch(ctx, &kindSpec{message: k.verb.resource.message, describe: k.verb.resource.verbs["describe"]}, d, id)
+	current, err := w.fetch(ctx, k.verb.resource.kind(), d, id)
 	if err != nil {
 		return err
 	}
@@ -245,10 +248,7 @@ func (k *call) createFiles(ctx context.Context) error {
 		return err
 	}
 	w := &writer{app: k.app, profile: k.profile, caller: k.caller}
-	spec := kindOfResource(k.verb.resource)
-	if spec == nil {
-		spec = &kindSpec{name: string(k.verb.resource.message.Name()), message: k.verb.resource.message, create: k.verb}
-	}
+	spec := k.verb.resource.kind()
 	for _, d := range docs {
 		if d.kind != "" && kinds()[d.kind] != spec {
 			return fault.New(fault.Invalid, d.source, "is not a "+spec.name, "use 'ingot apply'")

@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/ingot-cloud/ingot/fault"
 )
 
 // resolve adds the resources to the tree and the flags to the verb that args
@@ -29,12 +32,12 @@ func (a *app) resolve(root *cobra.Command, args []string) []string {
 func (a *app) addResources(root *cobra.Command) {
 	a.calls = map[*cobra.Command]*call{}
 	for _, r := range load() {
-		parent := &cobra.Command{Use: r.name, Short: r.short(), GroupID: "resource", Args: cobra.NoArgs, Aliases: r.aliases()}
+		parent := &cobra.Command{Use: r.name, Short: r.short(), GroupID: "resource", Args: noSuchCommand, Aliases: r.aliases()}
 		parent.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 		for _, v := range r.sortedVerbs() {
 			parent.AddCommand(a.verbCommand(v))
 		}
-		if applicable(r) {
+		if r.applicable() {
 			parent.AddCommand(a.resourceApplyCommand(r))
 		}
 		if r.verbs["update"] != nil {
@@ -86,6 +89,19 @@ func (a *app) verbCommand(v *verb) *cobra.Command {
 		return a.completeParam(c.Context(), *s, v.resource, args, prefix)
 	}
 	return c
+}
+
+// noSuchCommand refuses what is not a command of c, and offers what is alike.
+func noSuchCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	remedy := "see '" + c.CommandPath() + " --help'"
+	c.SuggestionsMinimumDistance = 2
+	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+		remedy = "did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return fault.New(fault.Invalid, strings.TrimPrefix(strings.TrimPrefix(c.CommandPath(), "ingot"), " "), fmt.Sprintf("has no command %q", args[0]), remedy)
 }
 
 // usageArgs makes a wrong number of arguments an error of usage.

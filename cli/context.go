@@ -14,7 +14,7 @@ import (
 
 // contextCommand is "ingot context": servers and how to speak to them.
 func (a *app) contextCommand() *cobra.Command {
-	c := &cobra.Command{Use: "context", Aliases: []string{"ctx"}, Short: "Keep servers and defaults under names", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "context", Aliases: []string{"ctx"}, Short: "Keep servers and defaults under names", Args: noSuchCommand}
 	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	add := func(use, short string, args cobra.PositionalArgs, run func(cfg *config, args []string) error) *cobra.Command {
 		s := &cobra.Command{Use: use, Short: short, Args: usageArgs(args), ValidArgsFunction: a.completeContext}

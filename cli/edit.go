@@ -19,7 +19,7 @@ func (a *app) editCommand(r *resource) *cobra.Command {
 	s := subjectOf(r.verbs["update"])
 	c := &cobra.Command{
 		Use:   "edit " + strings.ToUpper(s.name),
-		Short: "Change a " + strings.ReplaceAll(r.name, "-", " ") + " in $EDITOR",
+		Short: "Change " + r.noun() + " in $EDITOR",
 		Args:  usageArgs(cobra.ExactArgs(1)),
 	}
 	partition := ""
@@ -43,7 +43,7 @@ func (a *app) edit(ctx context.Context, r *resource, id, partition string) error
 	if err != nil {
 		return err
 	}
-	k := &kindSpec{name: string(r.message.Name()), message: r.message, describe: r.verbs["describe"], update: r.verbs["update"]}
+	k := r.kind()
 	where := document{body: map[string]any{}}
 	if p := first(partition, w.profile.Partition); p != "" && r.name == "bmc" {
 		where.body["partition"] = p

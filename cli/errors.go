@@ -94,11 +94,15 @@ func explain(err error) string {
 	}
 	prefix, _, _ := strings.Cut(err.Error(), ce.Error())
 	text := prefix + ce.Message()
+	if ce.Code() == connect.CodeDeadlineExceeded {
+		return oneLine(prefix + "server: no answer in time; try again, or wait longer with --timeout")
+	}
 	if connect.IsWireError(err) {
-		switch ce.Code() {
-		case connect.CodeUnauthenticated:
+		switch {
+		case strings.Contains(text, ";"): // it says what to do
+		case ce.Code() == connect.CodeUnauthenticated:
 			text += "; log in with 'ingot login'"
-		case connect.CodeUnimplemented:
+		case ce.Code() == connect.CodeUnimplemented:
 			text += "; the server does not offer this"
 		}
 		return oneLine(text)
@@ -107,8 +111,6 @@ func explain(err error) string {
 	var name x509.HostnameError
 	var op *net.OpError
 	switch {
-	case ce.Code() == connect.CodeDeadlineExceeded:
-		return oneLine(prefix + "server: no answer in time; try again, or wait longer with --timeout")
 	case errors.As(err, &unknown):
 		return oneLine(prefix + "server: its certificate is signed by an unknown authority; name the right one with --ca-file")
 	case errors.As(err, &name):

@@ -30,7 +30,10 @@ var kinds = sync.OnceValue(func() map[string]*kindSpec {
 		}
 	}
 	for _, r := range load() {
-		k := &kindSpec{message: r.message, describe: r.verbs["describe"], list: r.verbs["list"], create: r.verbs["create"], update: r.verbs["update"]}
+		if r.message == nil {
+			continue
+		}
+		k := newKind(r)
 		if k.create != nil && k.update != nil && k.describe != nil && nameable(k) {
 			add(k, r.name)
 		}
@@ -91,8 +94,20 @@ func kindNames() []string {
 	return slices.Compact(out)
 }
 
-// kindOfResource returns what a resource's documents are; nil if they cannot
-// be applied.
-func kindOfResource(r *resource) *kindSpec { return kinds()[r.name] }
+// kind says how objects of a resource are read and written.
+func (r *resource) kind() *kindSpec {
+	if k := kinds()[r.name]; k != nil {
+		return k
+	}
+	return newKind(r)
+}
 
-func applicable(r *resource) bool { return kindOfResource(r) != nil }
+func newKind(r *resource) *kindSpec {
+	return &kindSpec{
+		name: string(r.message.Name()), message: r.message,
+		describe: r.verbs["describe"], list: r.verbs["list"], create: r.verbs["create"], update: r.verbs["update"],
+	}
+}
+
+// applicable reports whether documents of the resource can be applied.
+func (r *resource) applicable() bool { return kinds()[r.name] != nil }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
@@ -8,8 +9,19 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
+// plainRules are rules that say nothing a person would not expect.
+var plainRules = map[string]bool{
+	"name": true, "description": true, "partition": true, "trimmed": true, "all trimmed": true, "keys trimmed": true,
+	"keys and values trimmed": true, "key": true, "user": true, "tenant login": true, "prefixes": true, "ips": true,
+}
+
+var ruleWords = strings.NewReplacer(
+	"gte ", "at least ", "gt ", "more than ", "lte ", "at most ", "lt ", "less than ",
+	"min len ", "length at least ", "max len ", "length at most ", "min items ", "at least ", "max items ", "at most ",
+)
+
 // rulesOf says in words which values a field takes, as far as its validation
-// rules say so: "uuid", "ip_prefix", "1 to 128 characters", "more than 0".
+// rules say so: "uuid", "ip prefix", "at most 128".
 func rulesOf(f protoreflect.FieldDescriptor) string {
 	if !proto.HasExtension(f.Options(), validate.E_Field) {
 		return ""
@@ -17,7 +29,8 @@ func rulesOf(f protoreflect.FieldDescriptor) string {
 	rules := proto.GetExtension(f.Options(), validate.E_Field).(*validate.FieldRules).ProtoReflect()
 	var words []string
 	collect(rules, &words)
-	return strings.Join(words, ", ")
+	words = slices.DeleteFunc(words, func(w string) bool { return plainRules[w] })
+	return ruleWords.Replace(strings.Join(words, ", "))
 }
 
 // collect walks the rules: a true flag is its name, a bound its name and

@@ -119,8 +119,12 @@ func (k *call) given(arg string) (map[string][]string, error) {
 	return out, nil
 }
 
-// fallback is the profile's value of a parameter that was not given.
+// fallback is the default or the profile's value of a parameter that was not
+// given.
 func (k *call) fallback(m protoreflect.MethodDescriptor, p param, given map[string][]string) string {
+	if v := defaults[m.FullName()][p.name]; v != "" {
+		return v
+	}
 	if p.kind != scalar || p.field().Kind() != protoreflect.StringKind {
 		return ""
 	}
@@ -140,7 +144,7 @@ func (k *call) fallback(m protoreflect.MethodDescriptor, p param, given map[stri
 // method chooses between the members' and the operators' method: the only one
 // there is; the only one that has all given flags; the operators' if --admin
 // or the context says so; the members' if everything it requires is known,
-// otherwise the operators'.
+// otherwise the operators', unless something is to be deleted.
 func (k *call) method(given map[string][]string) (protoreflect.MethodDescriptor, error) {
 	v := k.verb
 	if v.operator == nil {
@@ -174,7 +178,13 @@ func (k *call) method(given map[string][]string) (protoreflect.MethodDescriptor,
 		return v.operator, nil
 	}
 	for _, name := range required(v.member) {
-		if given[name] == nil && !(name == "project" && k.profile.Project != "") && !(name == "partition" && k.profile.Partition != "") {
+		switch {
+		case given[name] != nil || (name == "project" && k.profile.Project != "") || (name == "partition" && k.profile.Partition != ""):
+		case v.name == "delete":
+			// To delete as operator may mean more: it forgets a machine that
+			// a member only gives back. So it must be said.
+			return nil, usagef("%s: not given; use --%s, or --admin to delete as operator", name, name)
+		default:
 			return v.operator, nil
 		}
 	}

@@ -34,7 +34,7 @@ func subjectOfMethod(m protoreflect.MethodDescriptor) *param {
 		if p.kind != scalar || f.Kind() != protoreflect.StringKind || f.HasOptionalKeyword() || prose[p.name] {
 			continue
 		}
-		if len(p.path) > 1 && f != identityField(p.path[0].Message()) {
+		if len(p.path) > 1 && (!wraps(m, p.path[0]) || f != identityField(p.path[0].Message())) {
 			continue // of a resource that the request wraps, only what names it
 		}
 		if !scopes[p.name] {

@@ -41,7 +41,7 @@ func enumWord(v protoreflect.EnumValueDescriptor) string {
 func enumWords(e protoreflect.EnumDescriptor) []string {
 	var out []string
 	for i := range e.Values().Len() {
-		if w := enumWord(e.Values().Get(i)); w != "" {
+		if w := enumWord(e.Values().Get(i)); w != "" && w != "unspecified" {
 			out = append(out, w)
 		}
 	}

@@ -53,6 +53,11 @@ var defaultPartition = map[protoreflect.FullName]bool{
 	"metalstack.api.v2.MachineService.Create": true,
 }
 
+// defaults are values of parameters that the API requires and people mean.
+var defaults = map[protoreflect.FullName]map[string]string{
+	"metalstack.api.v2.MachineService.Create": {"allocation-type": "machine"},
+}
+
 // secretFields are never printed by --debug.
 var secretFields = map[protoreflect.Name]bool{
 	"password": true, "console_password": true, "super_user_password": true, "secret": true, "token": true,
@@ -85,13 +90,12 @@ var resourceShort = map[string]string{
 	"vpn":                   "Access to firewalls by VPN",
 }
 
-// verbShort says what a verb does; %s is the resource.
+// verbShort says what a verb does; %s is the resource with an article.
 var verbShort = map[string]string{
-	"list":     "List every %s",
-	"describe": "Show one %s",
-	"create":   "Create a %s",
-	"update":   "Change fields of a %s",
-	"delete":   "Delete a %s",
+	"describe": "Show %s",
+	"create":   "Create %s",
+	"update":   "Change fields of %s",
+	"delete":   "Delete %s",
 
 	"audit describe":           "Show what one request did",
 	"audit list":               "List who did what and when",
@@ -152,14 +156,34 @@ var verbShort = map[string]string{
 }
 
 func (v *verb) short() string {
-	if s := verbShort[v.resource.name+" "+v.name]; s != "" {
+	r := v.resource
+	if s := verbShort[r.name+" "+v.name]; s != "" {
 		return s
 	}
-	noun := strings.ReplaceAll(v.resource.name, "-", " ")
-	if s := verbShort[v.name]; s != "" {
-		return strings.Replace(s, "%s", noun, 1)
+	if v.name == "list" {
+		return "List " + r.plural()
 	}
-	return strings.ToUpper(v.name[:1]) + strings.ReplaceAll(v.name[1:], "-", " ") + " of a " + noun
+	if s := verbShort[v.name]; s != "" {
+		return strings.Replace(s, "%s", r.noun(), 1)
+	}
+	return strings.ToUpper(v.name[:1]) + strings.ReplaceAll(v.name[1:], "-", " ") + " of " + r.noun()
+}
+
+// noun is the resource in a sentence: "a size reservation", "an image".
+func (r *resource) noun() string {
+	article := "a "
+	if strings.ContainsRune("aeio", rune(r.name[0])) {
+		article = "an "
+	}
+	return article + strings.ReplaceAll(r.name, "-", " ")
+}
+
+func (r *resource) plural() string {
+	end := "s"
+	if strings.HasSuffix(r.name, "ch") {
+		end = "es"
+	}
+	return strings.ReplaceAll(r.name, "-", " ") + end
 }
 
 func (r *resource) short() string {
