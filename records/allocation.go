@@ -22,13 +22,7 @@ var Allocations = store.NewTable(store.Table[*privatev1.Allocation]{
 		"layout": func(a *privatev1.Allocation) []string {
 			return []string{a.GetAllocation().GetFilesystemLayout().GetId()}
 		},
-		"network": func(a *privatev1.Allocation) []string {
-			var ids []string
-			for _, n := range a.GetAllocation().GetNetworks() {
-				ids = append(ids, n.GetNetwork())
-			}
-			return ids
-		},
+		"network": networksOf,
 		// AS numbers of firewalls; those of machines may be shared.
 		"firewall-asn": func(a *privatev1.Allocation) []string {
 			if n := a.GetAllocation().GetNetworks(); len(n) > 0 && a.GetAllocation().GetAllocationType() == apiv2.MachineAllocationType_MACHINE_ALLOCATION_TYPE_FIREWALL {
@@ -51,8 +45,19 @@ var Allocations = store.NewTable(store.Table[*privatev1.Allocation]{
 // ShareKey returns the value of the index "share" of Allocations.
 func ShareKey(partition, size, project string) string { return Key(partition, size, project) }
 
+func networksOf(a *privatev1.Allocation) []string {
+	var ids []string
+	for _, n := range a.GetAllocation().GetNetworks() {
+		ids = append(ids, n.GetNetwork())
+	}
+	return ids
+}
+
 // Reclaims are deleted allocations on their way out, by the machine's uuid.
 var Reclaims = store.NewTable(store.Table[*privatev1.Reclaim]{
 	Name: "reclaim",
 	Key:  func(r *privatev1.Reclaim) string { return r.GetMachine() },
+	Indexes: map[string]func(*privatev1.Reclaim) []string{
+		"network": func(r *privatev1.Reclaim) []string { return networksOf(r.GetAllocation()) },
+	},
 })
