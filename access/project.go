@@ -56,7 +56,10 @@ func ReopenProject(tx *store.Tx, uuid string) error {
 var holdings = []struct {
 	plural string
 	count  func(r store.Reader, project string) int
-}{}
+}{
+	{"ips", func(r store.Reader, project string) int { return records.IPs.Count(r, "project", project) }},
+	{"networks", func(r store.Reader, project string) int { return records.Networks.Count(r, "project", project) }},
+}
 
 // DeleteProject deletes a closed project that has nothing left, its
 // memberships, and its tokens' roles in it with them: a role counts only as
