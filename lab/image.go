@@ -102,7 +102,7 @@ func Program(from string) File { return File{From: from, Mode: 0o755} }
 func Script(content string) File { return File{Data: []byte(content), Mode: 0o755} }
 
 // initrdFormat changes whenever the same Initrd is packed differently.
-const initrdFormat = "1"
+const initrdFormat = "2"
 
 // Initrd returns the packed file of i.
 func (c *Cache) Initrd(ctx context.Context, i Initrd) (string, error) {
@@ -172,13 +172,13 @@ func (i Initrd) fill(ctx context.Context, t *tree, p *Parts, files map[string]Fi
 	return nil
 }
 
-// busyboxNames lists the programs in busybox.
+// busyboxNames lists the programs in busybox, with the folders they belong to.
 func busyboxNames(ctx context.Context, root string) ([]string, error) {
-	out, err := exec.CommandContext(ctx, filepath.Join(root, "bin/busybox"), "--list").Output()
+	out, err := exec.CommandContext(ctx, filepath.Join(root, "bin/busybox"), "--list-full").Output()
 	if err != nil {
-		return nil, fmt.Errorf("busybox --list: %w", err)
+		return nil, fmt.Errorf("busybox: %w", err)
 	}
-	return slices.DeleteFunc(strings.Fields(string(out)), func(n string) bool { return n == "busybox" }), nil
+	return slices.DeleteFunc(strings.Fields(string(out)), func(n string) bool { return n == "bin/busybox" }), nil
 }
 
 // A BootImage is what a server boots from the network: Ingot's agent on a

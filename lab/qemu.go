@@ -132,15 +132,16 @@ func (v *VM) start(ctx context.Context) error {
 		return err
 	}
 	files := []*os.File{theirs}
-	defer func() {
+	forget := func() { // QEMU has them, or nobody
 		for _, f := range files {
 			_ = f.Close()
 		}
-	}()
+	}
 	for _, n := range v.spec.NICs {
 		if n.Port != nil {
 			f, err := n.Port.plug()
 			if err != nil {
+				forget()
 				return errors.Join(err, monitor.Close())
 			}
 			files = append(files, f)
@@ -152,7 +153,9 @@ func (v *VM) start(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = &complaints, &complaints
 	// QEMU must not outlive us, nor get the interrupt that is meant for us.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	err = cmd.Start()
+	forget()
+	if err != nil {
 		return errors.Join(err, monitor.Close())
 	}
 	p := &process{cmd: cmd, ended: make(chan struct{})}

@@ -244,7 +244,7 @@ func (s *Spec) network() []string {
 			backend = fmt.Sprintf("dgram,id=%s,local.type=fd,local.str=%d", id, fd)
 			fd++
 		case n.User != nil:
-			backend = "user,id=" + id + ",ipv6=on,ipv6-net=fec0::/64,net=10.0.2.0/24"
+			backend = "user,id=" + id + ",ipv4=on,net=10.0.2.0/24,ipv6=on,ipv6-net=fec0::/64"
 			for host, port := range n.User.Forward {
 				backend += fmt.Sprintf(",hostfwd=tcp:%s:%d-10.0.2.15:%d", host.Addr(), host.Port(), port)
 			}

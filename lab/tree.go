@@ -202,17 +202,17 @@ func follow(root, p string) (string, error) {
 }
 
 // busybox puts busybox into t, and a link for each of its programs that t does
-// not have yet.
+// not have yet, in whatever folder.
 func (t *tree) busybox(root string, programs []string) {
 	t.copyOf("/bin/busybox", filepath.Join(root, "bin/busybox"), 0o755)
 	for _, p := range programs {
 		taken := false
 		for _, d := range []string{"bin/", "sbin/", "usr/bin/", "usr/sbin/"} {
-			_, here := t.nodes[d+p]
+			_, here := t.nodes[d+path.Base(p)]
 			taken = taken || here
 		}
 		if !taken {
-			t.link("/bin/"+p, "busybox")
+			t.link(p, "/bin/busybox")
 		}
 	}
 }
