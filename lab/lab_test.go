@@ -111,7 +111,7 @@ func TestLabFirmwareBootsMedium(t *testing.T) {
 	if err := vm.Insert(iso); err != nil {
 		t.Fatal(err)
 	}
-	if err := vm.SetOverride(lab.Override{CD: true, Once: true}); err != nil {
+	if err := vm.SetOverride(lab.Override{Target: lab.FromCD, Once: true}); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()

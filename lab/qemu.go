@@ -42,12 +42,21 @@ const (
 	WasReset   Event = "reset"
 )
 
-// An Override says what a server's firmware tries first. It is what a BMC
-// sets; the zero value is the server's own order, disks first.
+// A Target is what a server's firmware tries first, in Redfish's words.
+type Target string
+
+// The targets of a server. Its own order is disks first, the virtual CD last.
+const (
+	OwnOrder Target = "None"
+	FromCD   Target = "Cd"
+	FromDisk Target = "Hdd"
+)
+
+// An Override says what the firmware tries first, from its next start on. It
+// is what a BMC sets; the zero value is the server's own order.
 type Override struct {
-	// CD makes the virtual CD come first.
-	CD bool
-	// Once ends the override with the next start of the firmware.
+	Target Target
+	// Once ends the override with that start.
 	Once bool
 }
 

@@ -147,7 +147,7 @@ func (f *Firmware) copyVars(to string) error {
 // bootIndex is the place of the virtual CD among the devices the firmware
 // tries; disks are at 2 and up.
 func bootIndex(o Override) int {
-	if o.CD {
+	if o.Target == FromCD {
 		return 0
 	}
 	return 100

@@ -1,0 +1,415 @@
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ingot-cloud/ingot/fault"
+)
+
+// A Board describes the server a BMC is in.
+type Board struct {
+	UUID, Serial, Manufacturer, Model string
+	// BIOS and Firmware are the versions of the server's and the BMC's own
+	// firmware.
+	BIOS, Firmware string
+	// MAC is the BMC's own address, NICs those of the server.
+	MAC  string
+	NICs []string
+}
+
+// BMCConfig is what a BMC is made of.
+type BMCConfig struct {
+	Board Board
+	// Power, Order and Media are the server; a VM is all three, and so is a
+	// Shell.
+	Power Power
+	Order Order
+	Media Media
+	// User and Password are the BMC's only account.
+	User, Password string
+	// Dir is where inserted media are kept.
+	Dir string
+	// Roots verify the servers that media come from over https, the system's
+	// when nil.
+	Roots *x509.CertPool
+}
+
+// A BMC is a Redfish service (DMTF DSP0266) in front of one server: it knows
+// sessions and basic authentication, ETags, $expand on collections and the
+// error messages of the Base registry, and fetches media by itself.
+type BMC struct {
+	cfg  BMCConfig
+	cert tls.Certificate
+	ca   []byte
+
+	requests atomic.Int64
+
+	mu       sync.Mutex // guards sessions
+	sessions map[string]session
+
+	media drive
+}
+
+// A session is a client that has logged in.
+type session struct {
+	id   string
+	used time.Time
+}
+
+const (
+	// sessionTimeout is how long an idle session lives.
+	sessionTimeout = 30 * time.Minute
+	// maxSessions is few, as on real BMCs: a client that forgets to log out
+	// locks itself out.
+	maxSessions = 16
+	// maxBody is more than any request needs.
+	maxBody = 1 << 20
+)
+
+// NewBMC returns a BMC that serves nobody yet.
+func NewBMC(cfg BMCConfig) (*BMC, error) {
+	cert, ca, err := selfSigned("bmc-" + cfg.Board.Serial)
+	if err != nil {
+		return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
+	}
+	return &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}}, nil
+}
+
+// CA returns the certificate, in PEM, that vouches for the BMC. Like a real
+// one's it is the BMC's own.
+func (b *BMC) CA() []byte { return b.ca }
+
+// Requests returns how many requests the BMC has served.
+func (b *BMC) Requests() int { return int(b.requests.Load()) }
+
+// Sessions returns how many clients are logged in.
+func (b *BMC) Sessions() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.expire()
+	return len(b.sessions)
+}
+
+// Serve serves HTTPS on l until ctx is done, and closes l.
+func (b *BMC) Serve(ctx context.Context, l net.Listener) error {
+	s := &http.Server{Handler: b, ReadHeaderTimeout: 10 * time.Second, TLSConfig: &tls.Config{Certificates: []tls.Certificate{b.cert}, MinVersion: tls.VersionTLS12}}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("bmc %s: %w", b.cfg.Board.Serial, err)
+	}
+	return nil
+}
+
+// ServeHTTP answers one request.
+func (b *BMC) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.requests.Add(1)
+	w.Header().Set("OData-Version", "4.0")
+	w.Header().Set("Cache-Control", "no-cache")
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	path := strings.TrimSuffix(r.URL.Path, "/")
+	public := path == "/redfish" || path == "/redfish/v1" || r.Method == http.MethodPost && path == sessionsPath
+	if !public && !b.authenticated(r) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="redfish"`)
+		b.fail(w, http.StatusUnauthorized, "NoValidSession", "There is no valid session established with the implementation.")
+		return
+	}
+	switch r.Method {
+	case http.MethodGet:
+		b.get(w, r, path)
+	case http.MethodPatch:
+		b.patch(w, r, path)
+	case http.MethodPost:
+		b.post(w, r, path)
+	case http.MethodDelete:
+		b.logout(w, path)
+	default:
+		b.fail(w, http.StatusMethodNotAllowed, "OperationNotAllowed", "The HTTP method is not allowed on this resource.")
+	}
+}
+
+// get serves a document, with its members when it is a collection and they are
+// asked for.
+func (b *BMC) get(w http.ResponseWriter, r *http.Request, path string) {
+	doc := b.document(path)
+	if doc == nil {
+		b.missing(w, path)
+		return
+	}
+	if members, ok := doc["Members"].([]any); ok && r.URL.Query().Get("$expand") != "" {
+		for i, m := range members {
+			members[i] = b.document(m.(object)["@odata.id"].(string))
+		}
+	}
+	body, etag := render(doc)
+	w.Header().Set("ETag", etag)
+	if r.Header.Get("If-None-Match") == etag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	write(w, http.StatusOK, body)
+}
+
+// patch changes the boot override, the only thing here that PATCH changes.
+func (b *BMC) patch(w http.ResponseWriter, r *http.Request, path string) {
+	if path != systemPath {
+		if b.document(path) == nil {
+			b.missing(w, path)
+		} else {
+			b.fail(w, http.StatusMethodNotAllowed, "OperationNotAllowed", "The HTTP method is not allowed on this resource.")
+		}
+		return
+	}
+	if _, etag := render(b.document(path)); !matches(r.Header.Get("If-Match"), etag) {
+		b.fail(w, http.StatusPreconditionFailed, "PreconditionFailed", "The ETag supplied did not match the ETag required to change this resource.")
+		return
+	}
+	var body map[string]json.RawMessage
+	if !b.read(w, r, &body) {
+		return
+	}
+	for property := range body {
+		if property != "Boot" {
+			b.fail(w, http.StatusBadRequest, "PropertyNotWritable", "The property "+property+" is a read-only property and cannot be assigned a value.")
+			return
+		}
+	}
+	var change bootChange
+	if err := json.Unmarshal(body["Boot"], &change); err != nil {
+		b.fail(w, http.StatusBadRequest, "PropertyValueTypeError", "The value of the property Boot is of a different type than the property can accept.")
+		return
+	}
+	o, err := change.apply(b.cfg.Order.Override())
+	if err != nil {
+		b.fail(w, http.StatusBadRequest, "PropertyValueNotInList", err.Error())
+		return
+	}
+	if err := b.cfg.Order.SetOverride(o); err != nil {
+		b.internal(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// A bootChange is what a client may say about the boot override; what it does
+// not mention stays.
+type bootChange struct {
+	Target  *string `json:"BootSourceOverrideTarget"`
+	Enabled *string `json:"BootSourceOverrideEnabled"`
+	Mode    *string `json:"BootSourceOverrideMode"`
+}
+
+func (c bootChange) apply(o Override) (Override, error) {
+	notInList := func(value, property string) error {
+		return fmt.Errorf("The value '%s' for the property %s is not in the list of acceptable values.", value, property) //nolint:revive,staticcheck // the Base registry's own sentence
+	}
+	if c.Mode != nil && *c.Mode != "UEFI" {
+		return o, notInList(*c.Mode, "BootSourceOverrideMode")
+	}
+	if c.Target != nil {
+		switch t := Target(*c.Target); t {
+		case OwnOrder, FromCD, FromDisk:
+			o.Target = t
+		default:
+			return o, notInList(*c.Target, "BootSourceOverrideTarget")
+		}
+	}
+	if c.Enabled != nil {
+		switch *c.Enabled {
+		case "Once":
+			o.Once = true
+		case "Continuous":
+			o.Once = false
+		case "Disabled":
+			o = Override{}
+		default:
+			return o, notInList(*c.Enabled, "BootSourceOverrideEnabled")
+		}
+	}
+	if o.Target == OwnOrder {
+		o = Override{}
+	}
+	return o, nil
+}
+
+// post runs an action or opens a session.
+func (b *BMC) post(w http.ResponseWriter, r *http.Request, path string) {
+	switch path {
+	case sessionsPath:
+		b.login(w, r)
+	case systemPath + "/Actions/ComputerSystem.Reset":
+		b.reset(w, r)
+	case mediaPath + "/Actions/VirtualMedia.InsertMedia", systemMediaPath + "/Actions/VirtualMedia.InsertMedia":
+		b.insert(w, r)
+	case mediaPath + "/Actions/VirtualMedia.EjectMedia", systemMediaPath + "/Actions/VirtualMedia.EjectMedia":
+		b.eject(w)
+	default:
+		b.missing(w, path)
+	}
+}
+
+func (b *BMC) reset(w http.ResponseWriter, r *http.Request) {
+	var body struct{ ResetType ResetType }
+	if !b.read(w, r, &body) {
+		return
+	}
+	err := b.cfg.Power.SetPower(r.Context(), body.ResetType)
+	switch {
+	case err == nil:
+		w.WriteHeader(http.StatusNoContent)
+	case errors.Is(err, fault.Invalid):
+		b.fail(w, http.StatusBadRequest, "ActionParameterNotSupported", "The parameter ResetType for the action ComputerSystem.Reset is not supported on the target resource: "+string(body.ResetType))
+	case errors.Is(err, fault.Precondition):
+		b.fail(w, http.StatusConflict, "ResourceInStandby", "The request could not be performed because the resource is in standby.")
+	default:
+		b.internal(w, err)
+	}
+}
+
+func (b *BMC) login(w http.ResponseWriter, r *http.Request) {
+	var body struct{ UserName, Password string }
+	if !b.read(w, r, &body) {
+		return
+	}
+	if !b.known(body.UserName, body.Password) {
+		b.fail(w, http.StatusUnauthorized, "NoValidSession", "There is no valid session established with the implementation.")
+		return
+	}
+	b.mu.Lock()
+	b.expire()
+	full := len(b.sessions) >= maxSessions
+	token, id := rand.Text(), rand.Text()[:8]
+	if !full {
+		b.sessions[token] = session{id: id, used: time.Now()}
+	}
+	b.mu.Unlock()
+	if full {
+		b.fail(w, http.StatusServiceUnavailable, "SessionLimitExceeded", "The session establishment failed due to the number of simultaneous sessions exceeding the limit of the implementation.")
+		return
+	}
+	at := sessionsPath + "/" + id
+	w.Header().Set("X-Auth-Token", token)
+	w.Header().Set("Location", at)
+	doc, _ := render(b.sessionDocument(at, id))
+	write(w, http.StatusCreated, doc)
+}
+
+func (b *BMC) logout(w http.ResponseWriter, path string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for token, s := range b.sessions {
+		if path == sessionsPath+"/"+s.id {
+			delete(b.sessions, token)
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+	}
+	b.missing(w, path)
+}
+
+// authenticated reports whether the request has a session or the password.
+func (b *BMC) authenticated(r *http.Request) bool {
+	if user, password, ok := r.BasicAuth(); ok {
+		return b.known(user, password)
+	}
+	token := r.Header.Get("X-Auth-Token")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.expire()
+	s, ok := b.sessions[token]
+	if ok {
+		s.used = time.Now()
+		b.sessions[token] = s
+	}
+	return ok
+}
+
+func (b *BMC) known(user, password string) bool {
+	have := sha256.Sum256([]byte(user + "\x00" + password))
+	want := sha256.Sum256([]byte(b.cfg.User + "\x00" + b.cfg.Password))
+	return subtle.ConstantTimeCompare(have[:], want[:]) == 1
+}
+
+// expire ends idle sessions. b.mu is held.
+func (b *BMC) expire() {
+	for token, s := range b.sessions {
+		if time.Since(s.used) > sessionTimeout {
+			delete(b.sessions, token)
+		}
+	}
+}
+
+// read decodes a request, or answers that it cannot.
+func (b *BMC) read(w http.ResponseWriter, r *http.Request, into any) bool {
+	err := json.NewDecoder(r.Body).Decode(into)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.fail(w, http.StatusBadRequest, "MalformedJSON", "The request body submitted was malformed JSON and could not be parsed by the receiving service.")
+		return false
+	}
+	return true
+}
+
+func (b *BMC) missing(w http.ResponseWriter, path string) {
+	b.fail(w, http.StatusNotFound, "ResourceMissingAtURI", "The resource at the URI '"+path+"' was not found.")
+}
+
+func (b *BMC) internal(w http.ResponseWriter, err error) {
+	b.fail(w, http.StatusInternalServerError, "InternalError", "The request failed due to an internal service error: "+err.Error())
+}
+
+// fail answers with a message of the Base registry (DSP8011).
+func (b *BMC) fail(w http.ResponseWriter, status int, id, message string) {
+	id = "Base.1.18." + id
+	body, _ := render(object{"error": object{
+		"code": id, "message": message,
+		"@Message.ExtendedInfo": []any{object{"@odata.type": "#Message.v1_1_2.Message", "MessageId": id, "Message": message, "Severity": "Critical"}},
+	}})
+	write(w, status, body)
+}
+
+// render returns a document as JSON and the ETag of that.
+func render(doc object) (body []byte, etag string) {
+	body, err := json.Marshal(doc)
+	if err != nil {
+		panic(fmt.Sprintf("redfish document is not JSON: %v", err)) // made of strings and numbers only
+	}
+	sum := sha256.Sum256(body)
+	return body, `"` + hex.EncodeToString(sum[:8]) + `"`
+}
+
+func write(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+// matches reports whether a change may be made under an If-Match header.
+func matches(header, etag string) bool {
+	if header == "" || header == "*" {
+		return true
+	}
+	for _, h := range strings.Split(header, ",") {
+		if strings.TrimPrefix(strings.TrimSpace(h), "W/") == etag {
+			return true
+		}
+	}
+	return false
+}
