@@ -3,14 +3,20 @@
 package lab_test
 
 import (
+	"bytes"
 	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/ingot-cloud/ingot/bmc"
 	"github.com/ingot-cloud/ingot/boot"
 	"github.com/ingot-cloud/ingot/lab"
 )
@@ -99,6 +105,98 @@ func server(t *testing.T, ctx context.Context, c *lab.Cache, nics ...lab.NIC) *l
 		}
 	})
 	return vm
+}
+
+// TestLabRedfish does with the product's own client what a site does to a new
+// server: it finds it off, inserts the medium, overrides the boot order for
+// once and switches it on.
+func TestLabRedfish(t *testing.T) {
+	ctx, c := within(t, 5*time.Minute), cache(t)
+	iso := medium(t, ctx, c, program(t, "./testdata/marker"), "console=ttyS0,115200 quiet ingot.test=2")
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "boot.iso", time.Time{}, bytes.NewReader(iso))
+	}))
+	defer site.Close()
+
+	vm := server(t, ctx, c, lab.NIC{MAC: "02:00:00:00:01:01"}, lab.NIC{MAC: "02:00:00:00:01:02"})
+	spec := vm.Spec()
+	b, err := lab.NewBMC(lab.BMCConfig{
+		Board: lab.Board{UUID: spec.UUID, Serial: spec.Serial, Manufacturer: spec.Manufacturer, Model: spec.Product, MAC: "02:00:00:00:01:ff"},
+		Power: vm, Order: vm, Media: vm, User: "root", Password: "calvin", Dir: t.TempDir(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := b.Serve(serving, l); err != nil {
+			t.Error(err)
+		}
+	})
+	defer wg.Wait()
+	defer stop()
+
+	r, err := bmc.Open(ctx, bmc.Endpoint{Address: "https://" + l.Addr().String(), User: "root", Password: "calvin", CA: b.CA()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close(context.Background())
+	inv, err := r.Inventory(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if inv.Power != bmc.Off || inv.UUID != spec.UUID || !inv.HasMedia {
+		t.Fatalf("inventory %+v", inv)
+	}
+	for _, do := range []func() error{
+		func() error { return r.Insert(ctx, site.URL+"/boot.iso") },
+		func() error { return r.SetBoot(ctx, bmc.CD, bmc.Once) },
+		func() error { return r.SetPower(ctx, bmc.PowerOn) },
+	} {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := r.State(ctx); err != nil || s.Power != bmc.On || s.BootDuration != bmc.Disabled {
+		t.Errorf("after power on: %+v, %v; want on, and the override used up", s, err)
+	}
+	marker := regexp.MustCompile(`marker: up=(\S+) cmdline=.*ingot\.test=2 mount=<nil>`)
+	if _, err := vm.WaitSerial(ctx, 0, marker); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := r.State(ctx); err != nil || s.Power != bmc.Off {
+		t.Errorf("after the system switched itself off: %+v, %v", s, err)
+	}
+
+	// The override is used up, and the disk is empty: nothing boots, until a
+	// running server is told to boot from the CD and reset.
+	before := size(t, vm.SerialLog())
+	if err := r.SetPower(ctx, bmc.PowerOn); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SetBoot(ctx, bmc.CD, bmc.Continuous); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SetPower(ctx, bmc.Reset); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.WaitSerial(ctx, before, marker); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := r.State(ctx); err != nil || s.Boot != bmc.CD || s.BootDuration != bmc.Continuous {
+		t.Errorf("a continuous override after a start: %+v, %v", s, err)
+	}
+	if err := r.Eject(ctx); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestLabFirmwareBootsMedium(t *testing.T) {

@@ -254,7 +254,10 @@ func (v *VM) SetOverride(o Override) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.order = o
-	return v.arm(v.run)
+	if err := v.arm(v.run); err != nil && !errors.Is(err, errQMPClosed) {
+		return fmt.Errorf("vm %s: boot order: %w", v.spec.Name, err)
+	}
+	return nil
 }
 
 // Override returns the override in force for the next start.
@@ -300,7 +303,10 @@ func (v *VM) command(name string) error {
 	if p == nil {
 		return fmt.Errorf("vm %s: is off", v.spec.Name)
 	}
-	return p.qmp.do(name, nil, nil)
+	if err := p.qmp.do(name, nil, nil); err != nil {
+		return fmt.Errorf("vm %s: %w", v.spec.Name, err)
+	}
+	return nil
 }
 
 // Insert puts a file of the host into the virtual CD drive.
@@ -311,7 +317,7 @@ func (v *VM) Insert(file string) error {
 		err := v.run.qmp.do("blockdev-change-medium", map[string]any{
 			"id": "cdrom", "filename": file, "format": "raw", "read-only-mode": "read-only", "force": true,
 		}, nil)
-		if err != nil {
+		if err != nil && !errors.Is(err, errQMPClosed) { // a server that has just gone off takes it at its next start
 			return fmt.Errorf("vm %s: insert: %w", v.spec.Name, err)
 		}
 	}
@@ -328,7 +334,7 @@ func (v *VM) Eject() error {
 		if err == nil {
 			err = v.run.qmp.do("blockdev-close-tray", map[string]any{"id": "cdrom"}, nil)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errQMPClosed) {
 			return fmt.Errorf("vm %s: eject: %w", v.spec.Name, err)
 		}
 	}
