@@ -895,10 +895,10 @@ type Installation struct {
 	Urls []string `protobuf:"bytes,4,rep,name=urls,proto3" json:"urls,omitempty"`
 	// Mount point of the root file system's disk: kernel name of the disk to boot from.
 	BootDisk string `protobuf:"bytes,5,opt,name=boot_disk,json=bootDisk,proto3" json:"boot_disk,omitempty"`
-	// How to start the system: kexec, or a reset through the firmware.
-	Reset_        bool `protobuf:"varint,6,opt,name=reset,proto3" json:"reset,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Start the system by a reset through the firmware instead of kexec.
+	ThroughFirmware bool `protobuf:"varint,6,opt,name=through_firmware,json=throughFirmware,proto3" json:"through_firmware,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Installation) Reset() {
@@ -966,9 +966,9 @@ func (x *Installation) GetBootDisk() string {
 	return ""
 }
 
-func (x *Installation) GetReset_() bool {
+func (x *Installation) GetThroughFirmware() bool {
 	if x != nil {
-		return x.Reset_
+		return x.ThroughFirmware
 	}
 	return false
 }
@@ -1242,7 +1242,7 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\x05wiped\x18\x03 \x03(\tR\x05wiped\"n\n" +
 	"\x18AgentServiceWaitResponse\x12:\n" +
 	"\finstallation\x18\x01 \x01(\v2\x16.ingot.v1.InstallationR\finstallation\x12\x16\n" +
-	"\x06reboot\x18\x02 \x01(\tR\x06reboot\"\x80\x02\n" +
+	"\x06reboot\x18\x02 \x01(\tR\x06reboot\"\x95\x02\n" +
 	"\fInstallation\x124\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\v2\x14.ingot.v1.GenerationR\n" +
@@ -1252,8 +1252,8 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"allocation\x12-\n" +
 	"\x06source\x18\x03 \x01(\v2\x15.ingot.v1.ImageSourceR\x06source\x12\x12\n" +
 	"\x04urls\x18\x04 \x03(\tR\x04urls\x12\x1b\n" +
-	"\tboot_disk\x18\x05 \x01(\tR\bbootDisk\x12\x14\n" +
-	"\x05reset\x18\x06 \x01(\bR\x05reset\"\xc0\x01\n" +
+	"\tboot_disk\x18\x05 \x01(\tR\bbootDisk\x12)\n" +
+	"\x10through_firmware\x18\x06 \x01(\bR\x0fthroughFirmware\"\xc0\x01\n" +
 	"\x1cAgentServiceInstalledRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12!\n" +
 	"\aboot_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bootId\x12(\n" +
