@@ -99,7 +99,7 @@ func commandLine(root, rootID string) string {
 }
 
 // bootloaderSource is systemd-boot in the boot image.
-const bootloaderSource = "/usr/lib/ingot/systemd-bootx64.efi"
+const bootloaderSource = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 
 // writeBootloader makes the disk bootable by firmware that knows nothing of
 // it: the loader lies at the path every UEFI tries (UEFI 2.10, 3.5.1.1), and

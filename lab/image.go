@@ -199,7 +199,7 @@ func (c *Cache) BootImage(ctx context.Context, agent string) (BootImage, error) 
 	}
 	initrd, err := c.Initrd(ctx, Initrd{
 		Name: "boot-image", Init: agent, Modules: bootModules,
-		Programs: []string{"/sbin/mkfs.ext4", "/sbin/mkfs.vfat"},
+		Programs: []string{"/sbin/mkfs.ext4", "/sbin/mkfs.ext3", "/sbin/mkfs.vfat", "/sbin/mkswap"},
 		Trees:    []string{"/etc/mke2fs.conf", "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"},
 		Files:    map[string]File{"/etc/passwd": Text("root:x:0:0:root:/root:/bin/sh\n"), "/etc/group": Text("root:x:0:\n")},
 	})
