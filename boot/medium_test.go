@@ -4,16 +4,21 @@ import (
 	"bytes"
 	"debug/pe"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"testing"
 
 	"github.com/diskfs/go-diskfs/backend"
 	"github.com/diskfs/go-diskfs/filesystem/fat16"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+
+	"github.com/ingot-cloud/ingot/fault"
 )
 
 // stub returns a minimal PE32+ program with one section and room for more.
@@ -218,3 +223,45 @@ func (m *memory) Stat() (fs.FileInfo, error)              { return nil, errors.E
 func (m *memory) Sys() (*os.File, error)                  { return nil, errors.ErrUnsupported }
 func (m *memory) Writable() (backend.WritableFile, error) { return nil, errors.ErrUnsupported }
 func (m *memory) Path() string                            { return "" }
+
+func TestMedium(t *testing.T) {
+	u, _ := url.Parse("https://boot.example")
+	m := Medium{
+		Partition: "p1", Stub: stub(4), Kernel: noise(5000), Initrd: noise(70001), CommandLine: "console=ttyS0 ", Boot: u,
+		CA: testCA(t),
+	}
+	iso, err := m.ISO()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, want := range map[string][]byte{
+		"kernel": m.Kernel, "initrd": m.Initrd, "authority": m.CA,
+		"command line": []byte("console=ttyS0 ingot.boot=https://boot.example\x00"),
+	} {
+		if !bytes.Contains(iso, want) {
+			t.Errorf("the %s is not on the medium", what)
+		}
+	}
+	again, err := m.ISO()
+	if err != nil || !bytes.Equal(iso, again) {
+		t.Errorf("the same medium gives other bytes (%v)", err)
+	}
+	for name, change := range map[string]func(*Medium){
+		"plain http": func(m *Medium) { m.Boot, _ = url.Parse("http://boot.example") },
+		"no ca":      func(m *Medium) { m.CA = []byte("x") },
+		"two lines":  func(m *Medium) { m.CommandLine = "a\nb" },
+	} {
+		bad := m
+		change(&bad)
+		if _, err := bad.ISO(); !errors.Is(err, fault.Invalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func testCA(t *testing.T) []byte {
+	t.Helper()
+	s := httptest.NewTLSServer(nil)
+	defer s.Close()
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+}
