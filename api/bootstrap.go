@@ -53,3 +53,13 @@ func (s *Server) Bootstrap(ctx context.Context, keep func(token string) error) (
 }
 
 func hasProvider(r store.Reader) bool { return records.Tenants.Count(r, "provider", "true") > 0 }
+
+// Knows reports whether a token is valid now.
+func (s *Server) Knows(token string) bool {
+	snap := s.db.Snapshot()
+	uuid, err := s.verify(snap, token)
+	if err == nil {
+		_, err = access.Identify(snap, uuid, s.cfg.Now())
+	}
+	return err == nil
+}

@@ -46,8 +46,6 @@ func wire(err error) *connect.Error {
 			out.AddDetail(detail)
 		}
 		return out
-	case errors.Is(err, store.ErrCompacted):
-		return connect.NewError(connect.CodeOutOfRange, errors.New("the revision is no longer kept; list again and watch after the revision of the answer"))
 	case errors.Is(err, store.ErrUnknown):
 		return connect.NewError(connect.CodeUnknown, errors.New("the outcome is not known; look whether the change has happened before trying again"))
 	}

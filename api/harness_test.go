@@ -1,16 +1,11 @@
 package api_test
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"testing"
@@ -27,6 +22,7 @@ import (
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/secret"
 	"github.com/ingot-cloud/ingot/store"
 	"github.com/ingot-cloud/ingot/store/storetest"
 )
@@ -52,19 +48,20 @@ func newWorld(t *testing.T) *world {
 	check(t, err)
 	w.url = "https://" + ln.Addr().String()
 	w.srv, err = api.New(t.Context(), api.Config{
-		DB: w.db, Ring: testRing(t), URL: w.url, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: w.clock.Now,
+		DB: w.db, Ring: secret.NewRing(), URL: w.url, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: w.clock.Now,
 		Version: &apiv2.Version{Version: "v0.0.0-test"},
 	})
 	check(t, err)
 	if made, err := w.srv.Bootstrap(t.Context(), func(token string) error { w.admin = token; return nil }); err != nil || !made {
 		t.Fatalf("bootstrap: %v, %v", made, err)
 	}
-	cert, pool := testCertificate(t)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(w.srv.CA())
 	w.http = &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true,
 	}}
 	ended := make(chan error, 1)
-	go func() { ended <- w.srv.Serve(t.Context(), ln, &tls.Config{Certificates: []tls.Certificate{cert}}) }()
+	go func() { ended <- w.srv.Serve(t.Context(), ln, w.srv.TLS("127.0.0.1")) }()
 	t.Cleanup(func() { // t's context has ended by now
 		w.http.CloseIdleConnections()
 		check(t, <-ended)
@@ -164,38 +161,4 @@ func wantCode(t *testing.T, err error, code connect.Code, text string) {
 	case text != "" && (!errors.As(err, &e) || e.Message() != text):
 		t.Errorf("message %q, want %q", e.Message(), text)
 	}
-}
-
-func testCertificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}, &x509.Certificate{SerialNumber: big.NewInt(1)}, key.Public(), key)
-	check(t, err)
-	leaf, err := x509.ParseCertificate(der)
-	check(t, err)
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
-}
-
-type gcm struct{ cipher.AEAD }
-
-func testRing(t *testing.T) gcm {
-	block, err := aes.NewCipher(make([]byte, 32))
-	check(t, err)
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	check(t, err)
-	return gcm{aead}
-}
-
-func (g gcm) Seal(plain []byte, object string) ([]byte, error) {
-	return g.AEAD.Seal(nil, nil, plain, []byte(object)), nil
-}
-
-func (g gcm) Open(sealed []byte, object string) ([]byte, error) {
-	return g.AEAD.Open(nil, nil, sealed, []byte(object))
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/ingot-cloud/ingot/fault"
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/secret"
 	"github.com/ingot-cloud/ingot/store"
 )
 
@@ -83,21 +84,18 @@ func (s *Server) sealKey(use, id string, private *ecdsa.PrivateKey) (*privatev1.
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := s.ring.Seal(der, "key/"+use+"/"+id)
-	if err != nil {
-		return nil, err
-	}
+	sealed := s.ring.Seal("key/"+use+"/"+id, secret.New(string(der)))
 	return &privatev1.Key{Id: id, Use: use, Private: &privatev1.Sealed{Id: id, Value: sealed}}, nil
 }
 
 // openKey is the inverse of sealKey.
 func (s *Server) openKey(k *privatev1.Key) (*ecdsa.PrivateKey, error) {
 	object := "key/" + k.GetUse() + "/" + k.GetId()
-	der, err := s.ring.Open(k.GetPrivate().GetValue(), object)
+	der, err := s.ring.Open(object, k.GetPrivate().GetValue())
 	if err != nil {
 		return nil, err
 	}
-	private, err := x509.ParsePKCS8PrivateKey(der)
+	private, err := x509.ParsePKCS8PrivateKey([]byte(der.Reveal()))
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, object, "cannot be parsed", err)
 	}

@@ -22,21 +22,15 @@ import (
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 
 	"github.com/ingot-cloud/ingot/access"
+	"github.com/ingot-cloud/ingot/secret"
 	"github.com/ingot-cloud/ingot/store"
 )
-
-// A Ring seals what must not be readable at rest. What was sealed for one object
-// cannot be opened for another.
-type Ring interface {
-	Seal(plain []byte, object string) ([]byte, error)
-	Open(sealed []byte, object string) ([]byte, error)
-}
 
 // Config of a Server. DB and Ring are required; the zero value of the others
 // means what their comment says.
 type Config struct {
 	DB   *store.DB
-	Ring Ring // seals private keys and what must not be readable at rest
+	Ring *secret.Ring // seals private keys and what must not be readable at rest
 
 	URL      string               // clients reach the API here: issuer and audience of tokens
 	Provider string               // login of the provider tenant, if it must be made; "ingot"
@@ -69,7 +63,7 @@ func (c Config) withDefaults() Config {
 type Server struct {
 	cfg       Config
 	db        *store.DB
-	ring      Ring
+	ring      *secret.Ring
 	log       *slog.Logger
 	validator protovalidate.Validator
 	metrics   metrics
@@ -79,8 +73,8 @@ type Server struct {
 	handler   http.Handler
 }
 
-// New returns a Server on an open store, and makes the key that signs tokens if
-// there is none.
+// New returns a Server on an open store. It makes the key that signs tokens and
+// the certificate authority if there are none.
 func New(ctx context.Context, cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	v, err := protovalidate.New()
@@ -92,6 +86,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.served = map[string]bool{}
 	if err := s.ensureTokenKey(ctx); err != nil {
 		return nil, fmt.Errorf("api: key for tokens: %w", err)
+	}
+	if err := s.ensureCA(ctx); err != nil {
+		return nil, fmt.Errorf("api: certificate authority: %w", err)
 	}
 	s.handler = s.mux()
 	return s, nil

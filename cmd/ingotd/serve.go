@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ingot-cloud/ingot/api"
+	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/secret"
+	"github.com/ingot-cloud/ingot/store"
+)
+
+// options are the flags of "ingotd serve".
+type options struct {
+	dir       string
+	listen    string
+	hosts     []string
+	parts     []string
+	keyFile   string
+	endpoints []string
+	provider  string
+	logLevel  slog.Level
+}
+
+// parts are what a process can be made of.
+var parts = []string{"api"}
+
+func serveCommand() *cobra.Command {
+	var o options
+	var level string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the control plane",
+		Long: `Run the control plane. On an empty data directory it makes everything it needs:
+a certificate authority (ca.crt), a key ring (keys), the database (etcd) and a
+first token (admin.token), with which everything else can be made.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := o.logLevel.UnmarshalText([]byte(level)); err != nil {
+				return err
+			}
+			return serve(c.Context(), o, c.OutOrStdout(), c.ErrOrStderr())
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.dir, "data-dir", "/var/lib/ingot", "directory of all state; made if it does not exist")
+	f.StringVar(&o.listen, "listen", "[::]:8443", "host and port to serve the API on")
+	f.StringSliceVar(&o.hosts, "host-name", nil, "name or address clients use, for the certificate; the first is the API's own (default: from --listen)")
+	f.StringSliceVar(&o.parts, "parts", parts, "what this process is made of")
+	f.StringVar(&o.keyFile, "key-file", "", "key ring that seals secrets (default: systemd's credential ingot-keys, or DIR/keys)")
+	f.StringSliceVar(&o.endpoints, "etcd-endpoints", nil, "use this etcd cluster instead of an embedded member")
+	f.StringVar(&o.provider, "provider", "ingot", "login of the tenant that operates the cloud, when it is made")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return c
+}
+
+// serve runs until ctx ends or a part fails.
+func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
+	for _, p := range o.parts {
+		if !slices.Contains(parts, p) {
+			return fault.New(fault.Invalid, "part "+p, "not known", "known are "+strings.Join(parts, ", "))
+		}
+	}
+	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: o.logLevel}))
+	host, port, err := net.SplitHostPort(o.listen)
+	if err != nil {
+		return fault.Wrap(fault.Invalid, "--listen "+o.listen, "is not host:port", err)
+	}
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return fault.Wrap(fault.Precondition, "data directory "+o.dir, "cannot be made", err)
+	}
+	kv, err := store.OpenEtcd(ctx, store.EtcdConfig{Dir: o.dir, Endpoints: o.endpoints, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, kv.Close()) }()
+	// The store outlives ctx: calls under way want to finish.
+	db, err := store.Open(context.WithoutCancel(ctx), kv, store.Options{Tables: records.Tables(), Log: log})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	ring, err := openRing(o, db)
+	if err != nil {
+		return err
+	}
+
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
+	if err != nil {
+		return fault.Wrap(fault.Precondition, "--listen "+o.listen, "cannot be listened on", err)
+	}
+	defer ln.Close()
+	if port == "0" {
+		_, port, _ = net.SplitHostPort(ln.Addr().String())
+	}
+	hosts := hostNames(o.hosts, host)
+	url := "https://" + net.JoinHostPort(hosts[0], port)
+	srv, err := api.New(ctx, api.Config{
+		DB: db, Ring: ring, URL: url, Provider: o.provider, Version: buildVersion(), Log: log, Metrics: newMetrics(db),
+	})
+	if err != nil {
+		return err
+	}
+	first, err := keepFiles(ctx, o.dir, srv)
+	if err != nil {
+		return err
+	}
+	greet(out, o.dir, url, ln.Addr(), first)
+	return run(ctx, srv, ln, srv.TLS(hosts...))
+}
+
+// run runs the parts; if one ends, all do.
+func run(ctx context.Context, srv *api.Server, ln net.Listener, conf *tls.Config) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return srv.Serve(ctx, ln, conf) })
+	return g.Wait()
+}
+
+// openRing opens the key ring. It makes one only if nothing in the store has
+// been sealed yet: a new ring does not open old secrets.
+func openRing(o options, db *store.DB) (*secret.Ring, error) {
+	return secret.OpenRing(secret.Location{
+		File: o.keyFile, Credentials: os.Getenv("CREDENTIALS_DIRECTORY"), Dir: o.dir,
+		Create: records.Keys.Count(db.Snapshot(), "", "") == 0,
+	})
+}
+
+// hostNames returns the names and addresses of the server, the one that
+// clients should use first.
+func hostNames(given []string, listen string) []string {
+	if len(given) > 0 {
+		return given
+	}
+	if a := net.ParseIP(listen); listen != "" && (a == nil || !a.IsUnspecified()) {
+		return []string{listen}
+	}
+	var names []string
+	if name, err := os.Hostname(); err == nil {
+		names = append(names, name)
+	}
+	names = append(names, "localhost")
+	addrs, _ := net.InterfaceAddrs() // without them, the names remain
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
+			names = append(names, n.IP.String())
+		}
+	}
+	return names
+}
+
+func newMetrics(db *store.DB) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), storeMetrics{db})
+	return r
+}
+
+func greet(out io.Writer, dir, url string, addr net.Addr, first bool) {
+	token := filepath.Join(dir, tokenFile)
+	fmt.Fprintf(out, "ingotd %s serves the API on %s\n", or(buildVersion().GetVersion(), "unknown"), addr)
+	fmt.Fprintf(out, "  clients use    %s\n", url)
+	fmt.Fprintf(out, "  and trust      %s\n", filepath.Join(dir, caFile))
+	if first {
+		fmt.Fprintf(out, "  first token    %s (may do everything: keep it safe)\n", token)
+	}
+	fmt.Fprintf(out, "Next: ingot login --api-url %s --ca-file %s --token-file %s\n", url, filepath.Join(dir, caFile), token)
+}
