@@ -424,17 +424,29 @@ func (r *Redfish) wait(ctx context.Context, c *gofish.APIClient, what string, ta
 			return fault.Wrap(fault.Unavailable, r.object, what+": not done in time", ctx.Err())
 		case <-time.After(pause):
 		}
-		resp, err := c.Get(task.TaskMonitor)
+		next, err := ask(c, task.TaskMonitor)
 		if err != nil {
 			return explain(r.object, what, err)
 		}
-		if resp.StatusCode != http.StatusAccepted {
-			schemas.DeferredCleanupHTTPResponse(resp)
+		if next == nil {
 			return nil
 		}
-		if next := schemas.ParseTaskMonitorInfo(c, resp); next != nil {
-			task.RetryAfter = next.RetryAfter
-		}
-		schemas.DeferredCleanupHTTPResponse(resp)
+		task.RetryAfter = next.RetryAfter
 	}
+}
+
+// ask asks a task monitor once; it returns nil when the task is done.
+func ask(c *gofish.APIClient, monitor string) (*schemas.TaskMonitorInfo, error) {
+	resp, err := c.Get(monitor)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusAccepted {
+		return nil, nil
+	}
+	if next := schemas.ParseTaskMonitorInfo(c, resp); next != nil {
+		return next, nil
+	}
+	return &schemas.TaskMonitorInfo{}, nil
 }

@@ -81,6 +81,22 @@ func (c *Cache) unpack(ctx context.Context, r debianRoot) (string, error) {
 	})
 }
 
+// packageVersion returns the version of a package in an unpacked tree.
+func packageVersion(dir, name string) (string, error) {
+	manifest, err := os.ReadFile(filepath.Join(dir, "manifest"))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(manifest)) {
+		_, file, _ := strings.Cut(line, " ")
+		if rest, ok := strings.CutPrefix(file, name+"_"); ok {
+			version, _, _ := strings.Cut(rest, "_")
+			return version, nil
+		}
+	}
+	return "", fmt.Errorf("%s: has no package %s", dir, name)
+}
+
 // warnUnpinned says which pinned packages the mirror has replaced by newer
 // ones. apt has checked the signature of those, but nobody tried them here.
 func (c *Cache) warnUnpinned(r debianRoot, manifest string) {

@@ -15,7 +15,7 @@ import (
 
 // Firmware is UEFI for a VM: the code, which all share, and the pristine
 // variable store, of which each VM keeps a copy.
-type Firmware struct{ Code, Vars string }
+type Firmware struct{ Code, Vars, Version string }
 
 // Firmware returns the UEFI firmware.
 func (c *Cache) Firmware(ctx context.Context) (Firmware, error) {
@@ -23,8 +23,12 @@ func (c *Cache) Firmware(ctx context.Context) (Firmware, error) {
 	if err != nil {
 		return Firmware{}, err
 	}
+	version, err := packageVersion(dir, "ovmf")
+	if err != nil {
+		return Firmware{}, err
+	}
 	at := filepath.Join(dir, "root/usr/share/OVMF")
-	return Firmware{Code: filepath.Join(at, "OVMF_CODE_4M.fd"), Vars: filepath.Join(at, "OVMF_VARS_4M.fd")}, nil
+	return Firmware{Code: filepath.Join(at, "OVMF_CODE_4M.fd"), Vars: filepath.Join(at, "OVMF_VARS_4M.fd"), Version: version}, nil
 }
 
 // Parts are the files boot images and guests are made of, in one unpacked

@@ -52,8 +52,9 @@ func program(t *testing.T, pkg string) string {
 }
 
 // medium builds a boot medium around a program that becomes /init.
-func medium(t *testing.T, ctx context.Context, c *lab.Cache, init, cmdline string) []byte {
+func medium(t *testing.T, c *lab.Cache, init, cmdline string) []byte {
 	t.Helper()
+	ctx := t.Context()
 	parts, err := c.Parts(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -84,27 +85,12 @@ func medium(t *testing.T, ctx context.Context, c *lab.Cache, init, cmdline strin
 	return iso
 }
 
-// server returns a server with firmware, powered off, that is switched off
-// with the test.
-func server(t *testing.T, ctx context.Context, c *lab.Cache, nics ...lab.NIC) *lab.VM {
-	t.Helper()
-	fw, err := c.Firmware(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	vm, err := lab.NewVM(t.TempDir(), lab.Spec{
+// board describes the server of a test.
+func board(nics ...lab.NIC) lab.Spec {
+	return lab.Spec{
 		Name: "s1", UUID: "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f01", Serial: "SN1", Manufacturer: "Ingot", Product: "Lab, small",
-		Memory: 512, Firmware: &fw, CDROM: true, Disks: []lab.Disk{{Size: 1 << 30, Serial: "D1"}}, NICs: nics,
-	})
-	if err != nil {
-		t.Fatal(err)
+		Disks: []lab.Disk{{Size: 1 << 30, Serial: "D1"}}, NICs: nics,
 	}
-	t.Cleanup(func() {
-		if err := vm.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return vm
 }
 
 // TestLabRedfish does with the product's own client what a site does to a new
@@ -112,21 +98,17 @@ func server(t *testing.T, ctx context.Context, c *lab.Cache, nics ...lab.NIC) *l
 // once and switches it on.
 func TestLabRedfish(t *testing.T) {
 	ctx, c := within(t, 5*time.Minute), cache(t)
-	iso := medium(t, ctx, c, program(t, "./testdata/marker"), "console=ttyS0,115200 quiet ingot.test=2")
+	iso := medium(t, c, program(t, "./testdata/marker"), "console=ttyS0,115200 quiet ingot.test=2")
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "boot.iso", time.Time{}, bytes.NewReader(iso))
 	}))
 	defer site.Close()
 
-	vm := server(t, ctx, c, lab.NIC{MAC: "02:00:00:00:01:01"}, lab.NIC{MAC: "02:00:00:00:01:02"})
-	spec := vm.Spec()
-	b, err := lab.NewBMC(lab.BMCConfig{
-		Board: lab.Board{UUID: spec.UUID, Serial: spec.Serial, Manufacturer: spec.Manufacturer, Model: spec.Product, MAC: "02:00:00:00:01:ff"},
-		Power: vm, Order: vm, Media: vm, User: "root", Password: "calvin", Dir: t.TempDir(),
-	})
+	s, err := c.NewServer(ctx, t.TempDir(), lab.ServerSpec{Spec: board(lab.NIC{MAC: "02:00:00:00:01:01"}, lab.NIC{MAC: "02:00:00:00:01:02"}), User: "root", Password: "calvin", BMCMAC: "02:00:00:00:01:ff"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	vm, spec := s.VM, s.VM.Spec()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -134,14 +116,14 @@ func TestLabRedfish(t *testing.T) {
 	serving, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := b.Serve(serving, l); err != nil {
+		if err := s.Run(serving, l); err != nil {
 			t.Error(err)
 		}
 	})
 	defer wg.Wait()
 	defer stop()
 
-	r, err := bmc.Open(ctx, bmc.Endpoint{Address: "https://" + l.Addr().String(), User: "root", Password: "calvin", CA: b.CA()})
+	r, err := bmc.Open(ctx, bmc.Endpoint{Address: "https://" + l.Addr().String(), User: "root", Password: "calvin", CA: s.BMC.CA()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +132,7 @@ func TestLabRedfish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if inv.Power != bmc.Off || inv.UUID != spec.UUID || !inv.HasMedia {
+	if inv.Power != bmc.Off || inv.UUID != spec.UUID || inv.BIOS == "" || !inv.HasMedia {
 		t.Fatalf("inventory %+v", inv)
 	}
 	for _, do := range []func() error{
@@ -162,8 +144,8 @@ func TestLabRedfish(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s, err := r.State(ctx); err != nil || s.Power != bmc.On || s.BootDuration != bmc.Disabled {
-		t.Errorf("after power on: %+v, %v; want on, and the override used up", s, err)
+	if got, err := r.State(ctx); err != nil || got.Power != bmc.On || got.BootDuration != bmc.Disabled {
+		t.Errorf("after power on: %+v, %v; want on, and the override used up", got, err)
 	}
 	marker := regexp.MustCompile(`marker: up=(\S+) cmdline=.*ingot\.test=2 mount=<nil>`)
 	if _, err := vm.WaitSerial(ctx, 0, marker); err != nil {
@@ -172,8 +154,8 @@ func TestLabRedfish(t *testing.T) {
 	if err := vm.Wait(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := r.State(ctx); err != nil || s.Power != bmc.Off {
-		t.Errorf("after the system switched itself off: %+v, %v", s, err)
+	if got, err := r.State(ctx); err != nil || got.Power != bmc.Off {
+		t.Errorf("after the system switched itself off: %+v, %v", got, err)
 	}
 
 	// The override is used up, and the disk is empty: nothing boots, until a
@@ -191,8 +173,8 @@ func TestLabRedfish(t *testing.T) {
 	if _, err := vm.WaitSerial(ctx, before, marker); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := r.State(ctx); err != nil || s.Boot != bmc.CD || s.BootDuration != bmc.Continuous {
-		t.Errorf("a continuous override after a start: %+v, %v", s, err)
+	if got, err := r.State(ctx); err != nil || got.Boot != bmc.CD || got.BootDuration != bmc.Continuous {
+		t.Errorf("a continuous override after a start: %+v, %v", got, err)
 	}
 	if err := r.Eject(ctx); err != nil {
 		t.Error(err)
@@ -202,10 +184,15 @@ func TestLabRedfish(t *testing.T) {
 func TestLabFirmwareBootsMedium(t *testing.T) {
 	ctx, c := within(t, 5*time.Minute), cache(t)
 	iso := filepath.Join(t.TempDir(), "boot.iso")
-	if err := os.WriteFile(iso, medium(t, ctx, c, program(t, "./testdata/marker"), "console=ttyS0,115200 quiet ingot.test=1"), 0o644); err != nil {
+	if err := os.WriteFile(iso, medium(t, c, program(t, "./testdata/marker"), "console=ttyS0,115200 quiet ingot.test=1"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	vm := server(t, ctx, c)
+	s, err := c.NewServer(ctx, t.TempDir(), lab.ServerSpec{Spec: board()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm := s.VM
+	defer vm.Close()
 	if err := vm.Insert(iso); err != nil {
 		t.Fatal(err)
 	}

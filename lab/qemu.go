@@ -157,7 +157,7 @@ func (v *VM) start(ctx context.Context) error {
 		}
 	}
 	var complaints bytes.Buffer
-	cmd := exec.Command(qemuProgram, v.spec.arguments(v.dir, media, order)...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), qemuProgram, v.spec.arguments(v.dir, media, order)...)
 	cmd.Dir, cmd.ExtraFiles = v.dir, files
 	cmd.Stdout, cmd.Stderr = &complaints, &complaints
 	// QEMU must not outlive us, nor get the interrupt that is meant for us.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strconv"
@@ -109,7 +110,11 @@ func (b *BMC) Sessions() int {
 
 // Serve serves HTTPS on l until ctx is done, and closes l.
 func (b *BMC) Serve(ctx context.Context, l net.Listener) error {
-	s := &http.Server{Handler: b, ReadHeaderTimeout: 10 * time.Second, TLSConfig: &tls.Config{Certificates: []tls.Certificate{b.cert}, MinVersion: tls.VersionTLS12}}
+	s := &http.Server{
+		Handler: b, ReadHeaderTimeout: 10 * time.Second,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{b.cert}, MinVersion: tls.VersionTLS12},
+		ErrorLog:  log.New(io.Discard, "", 0), // clients that distrust the certificate are not our business
+	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	if err := s.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {

@@ -268,7 +268,7 @@ func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 // and be unable to serve it.
 func hasKVM() bool {
 	cpu, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil || !(strings.Contains(string(cpu), " vmx ") || strings.Contains(string(cpu), " svm ")) {
+	if err != nil || !strings.Contains(string(cpu), " vmx ") && !strings.Contains(string(cpu), " svm ") {
 		return false
 	}
 	return unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil

@@ -25,10 +25,20 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(artefacts())
+	root.AddCommand(artefacts(), server())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "ingot-lab:", err)
 		os.Exit(1)
+	}
+}
+
+const cacheUsage = "folder to keep artefacts in (default: ingot-lab in the user's cache folder)"
+
+// progress prints what is being built, with the time since the start.
+func progress() func(string, ...any) {
+	start := time.Now()
+	return func(format string, args ...any) {
+		fmt.Printf("%5.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	}
 }
 
@@ -43,16 +53,13 @@ func artefacts() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return build(cmd.Context(), dir, agent) },
 	}
-	cmd.Flags().StringVar(&dir, "cache", "", "folder to keep them in (default: ingot-lab in the user's cache folder)")
+	cmd.Flags().StringVar(&dir, "cache", "", cacheUsage)
 	cmd.Flags().StringVar(&agent, "agent", "", "static program that becomes /init of the boot image")
 	return cmd
 }
 
 func build(ctx context.Context, dir, agent string) error {
-	start := time.Now()
-	say := func(format string, args ...any) {
-		fmt.Printf("%5.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
-	}
+	say := progress()
 	c, err := lab.OpenCache(dir, say)
 	if err != nil {
 		return err
