@@ -917,6 +917,115 @@ func (*LeafServiceReportResponse) Descriptor() ([]byte, []int) {
 	return file_ingot_v1_leaf_proto_rawDescGZIP(), []int{11}
 }
 
+type LeafServiceCertificateRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Switch    string                 `protobuf:"bytes,1,opt,name=switch,proto3" json:"switch,omitempty"`
+	Partition string                 `protobuf:"bytes,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// A PKCS #10 request in DER form (RFC 2986). Its signature proves that the
+	// leaf has the key; nothing else in it counts.
+	Request       []byte `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeafServiceCertificateRequest) Reset() {
+	*x = LeafServiceCertificateRequest{}
+	mi := &file_ingot_v1_leaf_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeafServiceCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeafServiceCertificateRequest) ProtoMessage() {}
+
+func (x *LeafServiceCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_leaf_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeafServiceCertificateRequest.ProtoReflect.Descriptor instead.
+func (*LeafServiceCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_leaf_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LeafServiceCertificateRequest) GetSwitch() string {
+	if x != nil {
+		return x.Switch
+	}
+	return ""
+}
+
+func (x *LeafServiceCertificateRequest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *LeafServiceCertificateRequest) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type LeafServiceCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// X.509 certificates in DER form, the leaf's first, then those that issued
+	// it, without the root. The leaf's is valid for server authentication, for
+	// metal-boot's address and "boot" in the boot domain.
+	Certificates  [][]byte `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeafServiceCertificateResponse) Reset() {
+	*x = LeafServiceCertificateResponse{}
+	mi := &file_ingot_v1_leaf_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeafServiceCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeafServiceCertificateResponse) ProtoMessage() {}
+
+func (x *LeafServiceCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_leaf_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeafServiceCertificateResponse.ProtoReflect.Descriptor instead.
+func (*LeafServiceCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_leaf_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *LeafServiceCertificateResponse) GetCertificates() [][]byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
 var File_ingot_v1_leaf_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_leaf_proto_rawDesc = "" +
@@ -989,17 +1098,25 @@ const file_ingot_v1_leaf_proto_rawDesc = "" +
 	"systemName\x127\n" +
 	"\x12system_description\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x11systemDescription\x12.\n" +
 	"\x04seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"\x1b\n" +
-	"\x19LeafServiceReportResponse*\x81\x01\n" +
+	"\x19LeafServiceReportResponse\"\x95\x01\n" +
+	"\x1dLeafServiceCertificateRequest\x12#\n" +
+	"\x06switch\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x06switch\x12)\n" +
+	"\tpartition\x18\x02 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12$\n" +
+	"\arequest\x18\x03 \x01(\fB\n" +
+	"\xbaH\az\x05\x10\x01\x18\x80@R\arequest\"D\n" +
+	"\x1eLeafServiceCertificateResponse\x12\"\n" +
+	"\fcertificates\x18\x01 \x03(\fR\fcertificates*\x81\x01\n" +
 	"\tPortClass\x12\x1a\n" +
 	"\x16PORT_CLASS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPORT_CLASS_BOOT\x10\x01\x12\x16\n" +
 	"\x12PORT_CLASS_MACHINE\x10\x02\x12\x13\n" +
 	"\x0fPORT_CLASS_DOWN\x10\x03\x12\x16\n" +
-	"\x12PORT_CLASS_SERVICE\x10\x042\xb8\x02\n" +
+	"\x12PORT_CLASS_SERVICE\x10\x042\xa5\x03\n" +
 	"\vLeafService\x12b\n" +
 	"\bRegister\x12$.ingot.v1.LeafServiceRegisterRequest\x1a%.ingot.v1.LeafServiceRegisterResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01\x12g\n" +
 	"\tConfigure\x12%.ingot.v1.LeafServiceConfigureRequest\x1a&.ingot.v1.LeafServiceConfigureResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x010\x01\x12\\\n" +
-	"\x06Report\x12\".ingot.v1.LeafServiceReportRequest\x1a#.ingot.v1.LeafServiceReportResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
+	"\x06Report\x12\".ingot.v1.LeafServiceReportRequest\x1a#.ingot.v1.LeafServiceReportResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01\x12k\n" +
+	"\vCertificate\x12'.ingot.v1.LeafServiceCertificateRequest\x1a(.ingot.v1.LeafServiceCertificateResponse\"\t\xe0\xf3\x18\x01\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
 	file_ingot_v1_leaf_proto_rawDescOnce sync.Once
@@ -1014,52 +1131,56 @@ func file_ingot_v1_leaf_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_leaf_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_leaf_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_ingot_v1_leaf_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_ingot_v1_leaf_proto_goTypes = []any{
-	(PortClass)(0),                       // 0: ingot.v1.PortClass
-	(*LeafServiceRegisterRequest)(nil),   // 1: ingot.v1.LeafServiceRegisterRequest
-	(*LeafServiceRegisterResponse)(nil),  // 2: ingot.v1.LeafServiceRegisterResponse
-	(*LeafServiceConfigureRequest)(nil),  // 3: ingot.v1.LeafServiceConfigureRequest
-	(*LeafServiceConfigureResponse)(nil), // 4: ingot.v1.LeafServiceConfigureResponse
-	(*LeafConfiguration)(nil),            // 5: ingot.v1.LeafConfiguration
-	(*LeafVRF)(nil),                      // 6: ingot.v1.LeafVRF
-	(*LeafPort)(nil),                     // 7: ingot.v1.LeafPort
-	(*LeafBoot)(nil),                     // 8: ingot.v1.LeafBoot
-	(*LeafServiceReportRequest)(nil),     // 9: ingot.v1.LeafServiceReportRequest
-	(*PortReport)(nil),                   // 10: ingot.v1.PortReport
-	(*Neighbor)(nil),                     // 11: ingot.v1.Neighbor
-	(*LeafServiceReportResponse)(nil),    // 12: ingot.v1.LeafServiceReportResponse
-	(*v2.Switch)(nil),                    // 13: metalstack.api.v2.Switch
-	(*Generation)(nil),                   // 14: ingot.v1.Generation
-	(v2.SwitchPortStatus)(0),             // 15: metalstack.api.v2.SwitchPortStatus
-	(*v2.SwitchBGPPortState)(nil),        // 16: metalstack.api.v2.SwitchBGPPortState
-	(*timestamppb.Timestamp)(nil),        // 17: google.protobuf.Timestamp
+	(PortClass)(0),                         // 0: ingot.v1.PortClass
+	(*LeafServiceRegisterRequest)(nil),     // 1: ingot.v1.LeafServiceRegisterRequest
+	(*LeafServiceRegisterResponse)(nil),    // 2: ingot.v1.LeafServiceRegisterResponse
+	(*LeafServiceConfigureRequest)(nil),    // 3: ingot.v1.LeafServiceConfigureRequest
+	(*LeafServiceConfigureResponse)(nil),   // 4: ingot.v1.LeafServiceConfigureResponse
+	(*LeafConfiguration)(nil),              // 5: ingot.v1.LeafConfiguration
+	(*LeafVRF)(nil),                        // 6: ingot.v1.LeafVRF
+	(*LeafPort)(nil),                       // 7: ingot.v1.LeafPort
+	(*LeafBoot)(nil),                       // 8: ingot.v1.LeafBoot
+	(*LeafServiceReportRequest)(nil),       // 9: ingot.v1.LeafServiceReportRequest
+	(*PortReport)(nil),                     // 10: ingot.v1.PortReport
+	(*Neighbor)(nil),                       // 11: ingot.v1.Neighbor
+	(*LeafServiceReportResponse)(nil),      // 12: ingot.v1.LeafServiceReportResponse
+	(*LeafServiceCertificateRequest)(nil),  // 13: ingot.v1.LeafServiceCertificateRequest
+	(*LeafServiceCertificateResponse)(nil), // 14: ingot.v1.LeafServiceCertificateResponse
+	(*v2.Switch)(nil),                      // 15: metalstack.api.v2.Switch
+	(*Generation)(nil),                     // 16: ingot.v1.Generation
+	(v2.SwitchPortStatus)(0),               // 17: metalstack.api.v2.SwitchPortStatus
+	(*v2.SwitchBGPPortState)(nil),          // 18: metalstack.api.v2.SwitchBGPPortState
+	(*timestamppb.Timestamp)(nil),          // 19: google.protobuf.Timestamp
 }
 var file_ingot_v1_leaf_proto_depIdxs = []int32{
-	13, // 0: ingot.v1.LeafServiceRegisterRequest.switch:type_name -> metalstack.api.v2.Switch
-	13, // 1: ingot.v1.LeafServiceRegisterResponse.switch:type_name -> metalstack.api.v2.Switch
-	14, // 2: ingot.v1.LeafServiceConfigureRequest.have:type_name -> ingot.v1.Generation
+	15, // 0: ingot.v1.LeafServiceRegisterRequest.switch:type_name -> metalstack.api.v2.Switch
+	15, // 1: ingot.v1.LeafServiceRegisterResponse.switch:type_name -> metalstack.api.v2.Switch
+	16, // 2: ingot.v1.LeafServiceConfigureRequest.have:type_name -> ingot.v1.Generation
 	5,  // 3: ingot.v1.LeafServiceConfigureResponse.configuration:type_name -> ingot.v1.LeafConfiguration
-	14, // 4: ingot.v1.LeafConfiguration.generation:type_name -> ingot.v1.Generation
+	16, // 4: ingot.v1.LeafConfiguration.generation:type_name -> ingot.v1.Generation
 	6,  // 5: ingot.v1.LeafConfiguration.vrfs:type_name -> ingot.v1.LeafVRF
 	7,  // 6: ingot.v1.LeafConfiguration.ports:type_name -> ingot.v1.LeafPort
 	8,  // 7: ingot.v1.LeafConfiguration.boot:type_name -> ingot.v1.LeafBoot
 	0,  // 8: ingot.v1.LeafPort.class:type_name -> ingot.v1.PortClass
-	14, // 9: ingot.v1.LeafServiceReportRequest.generation:type_name -> ingot.v1.Generation
+	16, // 9: ingot.v1.LeafServiceReportRequest.generation:type_name -> ingot.v1.Generation
 	10, // 10: ingot.v1.LeafServiceReportRequest.ports:type_name -> ingot.v1.PortReport
-	15, // 11: ingot.v1.PortReport.status:type_name -> metalstack.api.v2.SwitchPortStatus
+	17, // 11: ingot.v1.PortReport.status:type_name -> metalstack.api.v2.SwitchPortStatus
 	0,  // 12: ingot.v1.PortReport.class:type_name -> ingot.v1.PortClass
-	16, // 13: ingot.v1.PortReport.bgp:type_name -> metalstack.api.v2.SwitchBGPPortState
+	18, // 13: ingot.v1.PortReport.bgp:type_name -> metalstack.api.v2.SwitchBGPPortState
 	11, // 14: ingot.v1.PortReport.neighbor:type_name -> ingot.v1.Neighbor
-	17, // 15: ingot.v1.Neighbor.seen:type_name -> google.protobuf.Timestamp
+	19, // 15: ingot.v1.Neighbor.seen:type_name -> google.protobuf.Timestamp
 	1,  // 16: ingot.v1.LeafService.Register:input_type -> ingot.v1.LeafServiceRegisterRequest
 	3,  // 17: ingot.v1.LeafService.Configure:input_type -> ingot.v1.LeafServiceConfigureRequest
 	9,  // 18: ingot.v1.LeafService.Report:input_type -> ingot.v1.LeafServiceReportRequest
-	2,  // 19: ingot.v1.LeafService.Register:output_type -> ingot.v1.LeafServiceRegisterResponse
-	4,  // 20: ingot.v1.LeafService.Configure:output_type -> ingot.v1.LeafServiceConfigureResponse
-	12, // 21: ingot.v1.LeafService.Report:output_type -> ingot.v1.LeafServiceReportResponse
-	19, // [19:22] is the sub-list for method output_type
-	16, // [16:19] is the sub-list for method input_type
+	13, // 19: ingot.v1.LeafService.Certificate:input_type -> ingot.v1.LeafServiceCertificateRequest
+	2,  // 20: ingot.v1.LeafService.Register:output_type -> ingot.v1.LeafServiceRegisterResponse
+	4,  // 21: ingot.v1.LeafService.Configure:output_type -> ingot.v1.LeafServiceConfigureResponse
+	12, // 22: ingot.v1.LeafService.Report:output_type -> ingot.v1.LeafServiceReportResponse
+	14, // 23: ingot.v1.LeafService.Certificate:output_type -> ingot.v1.LeafServiceCertificateResponse
+	20, // [20:24] is the sub-list for method output_type
+	16, // [16:20] is the sub-list for method input_type
 	16, // [16:16] is the sub-list for extension type_name
 	16, // [16:16] is the sub-list for extension extendee
 	0,  // [0:16] is the sub-list for field type_name
@@ -1077,7 +1198,7 @@ func file_ingot_v1_leaf_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_leaf_proto_rawDesc), len(file_ingot_v1_leaf_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,8 @@ const (
 	LeafServiceConfigureProcedure = "/ingot.v1.LeafService/Configure"
 	// LeafServiceReportProcedure is the fully-qualified name of the LeafService's Report RPC.
 	LeafServiceReportProcedure = "/ingot.v1.LeafService/Report"
+	// LeafServiceCertificateProcedure is the fully-qualified name of the LeafService's Certificate RPC.
+	LeafServiceCertificateProcedure = "/ingot.v1.LeafService/Certificate"
 )
 
 // LeafServiceClient is a client for the ingot.v1.LeafService service.
@@ -52,6 +54,10 @@ type LeafServiceClient interface {
 	// Report says which generation is in effect, how the ports are and who was
 	// seen behind them.
 	Report(context.Context, *connect.Request[v1.LeafServiceReportRequest]) (*connect.Response[v1.LeafServiceReportResponse], error)
+	// Certificate signs the key of the leaf's metal-boot with the partition's
+	// CA, which the boot medium trusts. The names in it are those of the
+	// partition's boot network, whatever the request asks for.
+	Certificate(context.Context, *connect.Request[v1.LeafServiceCertificateRequest]) (*connect.Response[v1.LeafServiceCertificateResponse], error)
 }
 
 // NewLeafServiceClient constructs a client for the ingot.v1.LeafService service. By default, it
@@ -83,14 +89,21 @@ func NewLeafServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(leafServiceMethods.ByName("Report")),
 			connect.WithClientOptions(opts...),
 		),
+		certificate: connect.NewClient[v1.LeafServiceCertificateRequest, v1.LeafServiceCertificateResponse](
+			httpClient,
+			baseURL+LeafServiceCertificateProcedure,
+			connect.WithSchema(leafServiceMethods.ByName("Certificate")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // leafServiceClient implements LeafServiceClient.
 type leafServiceClient struct {
-	register  *connect.Client[v1.LeafServiceRegisterRequest, v1.LeafServiceRegisterResponse]
-	configure *connect.Client[v1.LeafServiceConfigureRequest, v1.LeafServiceConfigureResponse]
-	report    *connect.Client[v1.LeafServiceReportRequest, v1.LeafServiceReportResponse]
+	register    *connect.Client[v1.LeafServiceRegisterRequest, v1.LeafServiceRegisterResponse]
+	configure   *connect.Client[v1.LeafServiceConfigureRequest, v1.LeafServiceConfigureResponse]
+	report      *connect.Client[v1.LeafServiceReportRequest, v1.LeafServiceReportResponse]
+	certificate *connect.Client[v1.LeafServiceCertificateRequest, v1.LeafServiceCertificateResponse]
 }
 
 // Register calls ingot.v1.LeafService.Register.
@@ -108,6 +121,11 @@ func (c *leafServiceClient) Report(ctx context.Context, req *connect.Request[v1.
 	return c.report.CallUnary(ctx, req)
 }
 
+// Certificate calls ingot.v1.LeafService.Certificate.
+func (c *leafServiceClient) Certificate(ctx context.Context, req *connect.Request[v1.LeafServiceCertificateRequest]) (*connect.Response[v1.LeafServiceCertificateResponse], error) {
+	return c.certificate.CallUnary(ctx, req)
+}
+
 // LeafServiceHandler is an implementation of the ingot.v1.LeafService service.
 type LeafServiceHandler interface {
 	// Register announces the switch and its ports. It takes the leaf's AS
@@ -119,6 +137,10 @@ type LeafServiceHandler interface {
 	// Report says which generation is in effect, how the ports are and who was
 	// seen behind them.
 	Report(context.Context, *connect.Request[v1.LeafServiceReportRequest]) (*connect.Response[v1.LeafServiceReportResponse], error)
+	// Certificate signs the key of the leaf's metal-boot with the partition's
+	// CA, which the boot medium trusts. The names in it are those of the
+	// partition's boot network, whatever the request asks for.
+	Certificate(context.Context, *connect.Request[v1.LeafServiceCertificateRequest]) (*connect.Response[v1.LeafServiceCertificateResponse], error)
 }
 
 // NewLeafServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -146,6 +168,12 @@ func NewLeafServiceHandler(svc LeafServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(leafServiceMethods.ByName("Report")),
 		connect.WithHandlerOptions(opts...),
 	)
+	leafServiceCertificateHandler := connect.NewUnaryHandler(
+		LeafServiceCertificateProcedure,
+		svc.Certificate,
+		connect.WithSchema(leafServiceMethods.ByName("Certificate")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ingot.v1.LeafService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LeafServiceRegisterProcedure:
@@ -154,6 +182,8 @@ func NewLeafServiceHandler(svc LeafServiceHandler, opts ...connect.HandlerOption
 			leafServiceConfigureHandler.ServeHTTP(w, r)
 		case LeafServiceReportProcedure:
 			leafServiceReportHandler.ServeHTTP(w, r)
+		case LeafServiceCertificateProcedure:
+			leafServiceCertificateHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -173,4 +203,8 @@ func (UnimplementedLeafServiceHandler) Configure(context.Context, *connect.Reque
 
 func (UnimplementedLeafServiceHandler) Report(context.Context, *connect.Request[v1.LeafServiceReportRequest]) (*connect.Response[v1.LeafServiceReportResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.LeafService.Report is not implemented"))
+}
+
+func (UnimplementedLeafServiceHandler) Certificate(context.Context, *connect.Request[v1.LeafServiceCertificateRequest]) (*connect.Response[v1.LeafServiceCertificateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.LeafService.Certificate is not implemented"))
 }
