@@ -19,7 +19,8 @@ type zone struct {
 // nameTTL is how long an answer may be kept.
 const nameTTL = time.Minute
 
-// zone has the name "boot" for metal-boot and "cache" for the image cache.
+// zone has one name, "boot", for metal-boot. Image caches go by the addresses
+// that their URLs have.
 func (p place) zone() zone {
 	z := zone{names: map[string]netip.Addr{}}
 	if p.domain == "" {
@@ -27,9 +28,6 @@ func (p place) zone() zone {
 	}
 	z.origin = dns.Fqdn(strings.ToLower(p.domain))
 	z.names["boot."+z.origin] = p.address
-	if p.cache.IsValid() {
-		z.names["cache."+z.origin] = p.cache
-	}
 	return z
 }
 

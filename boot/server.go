@@ -49,9 +49,9 @@ type Server struct {
 
 // A place is where a Server listens and what it tells.
 type place struct {
-	device         string // the VRF; empty: any
-	address, cache netip.Addr
-	domain         string
+	device  string // the VRF; empty: any
+	address netip.Addr
+	domain  string
 }
 
 func (s *Server) init() {
@@ -71,11 +71,6 @@ func (s *Server) Configure(b *ingotv1.LeafBoot) error {
 	var err error
 	if p.address, err = netip.ParseAddr(b.GetAddress()); err != nil {
 		return fault.Wrap(fault.Invalid, "metal-boot's address", "cannot be read", err)
-	}
-	if b.GetCache() != "" {
-		if p.cache, err = netip.ParseAddr(b.GetCache()); err != nil {
-			return fault.Wrap(fault.Invalid, "the cache's address", "cannot be read", err)
-		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -78,7 +78,7 @@ func (l *Linux) Apply(ctx context.Context, f Files) error {
 	for _, link := range f.Kernel.Links {
 		is, ok := have.links[link.Name]
 		present[link.Name] = ok
-		hold[link.Name] = ok && bound.class[link.Name] == ingotv1.PortClass_PORT_CLASS_BOOT && have.master(is) != link.VRF
+		hold[link.Name] = ok && inBoot(bound.class[link.Name]) && have.master(is) != link.VRF
 	}
 	if err := l.bind(ctx, f.Ruleset(present, hold)); err != nil {
 		return err
@@ -104,6 +104,11 @@ func (l *Linux) Apply(ctx context.Context, f Files) error {
 		return err
 	}
 	return errors.Join(l.bind(ctx, f.Ruleset(present, nil)), l.verify(ctx, f, present))
+}
+
+// inBoot reports whether ports of a class are in the boot VRF.
+func inBoot(c ingotv1.PortClass) bool {
+	return c == ingotv1.PortClass_PORT_CLASS_BOOT || c == ingotv1.PortClass_PORT_CLASS_SERVICE
 }
 
 // farewell tells the server behind a port that its router and prefix are no
