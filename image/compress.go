@@ -22,7 +22,7 @@ type codec struct {
 	name  string
 	magic []byte
 	mask  []byte // of the bits that count; nil is all
-	open  func(io.Reader) (io.ReadCloser, error)
+	open  func(*bufio.Reader) (io.ReadCloser, error)
 }
 
 var codecs = []codec{
@@ -103,20 +103,25 @@ func (d *decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// openZstd decodes in goroutines of the decoder, which end with Close.
-func openZstd(r io.Reader) (io.ReadCloser, error) {
-	d, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(2))
+// openZstd decodes in goroutines of the decoder, which end with Close. With
+// "low memory" it holds a window once instead of twice and moves it with every
+// block, which costs as much as the decoding: only for windows that are large.
+func openZstd(r *bufio.Reader) (io.ReadCloser, error) {
+	var frame zstd.Header
+	head, _ := r.Peek(zstd.HeaderMaxSize) // a short file has a short head
+	large := frame.Decode(head) == nil && frame.WindowSize > maxWindow/2
+	d, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(large), zstd.WithDecoderConcurrency(2))
 	if err != nil {
 		return nil, err
 	}
 	return d.IOReadCloser(), nil
 }
 
-func openLZ4(r io.Reader) (io.ReadCloser, error) {
+func openLZ4(r *bufio.Reader) (io.ReadCloser, error) {
 	return beside{readAhead(lz4.NewReader(r), 4, 256<<10)}, nil
 }
 
-func openGzip(r io.Reader) (io.ReadCloser, error) {
+func openGzip(r *bufio.Reader) (io.ReadCloser, error) {
 	d, err := gzip.NewReader(r)
 	if err != nil {
 		return nil, err
