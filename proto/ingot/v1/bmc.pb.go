@@ -36,8 +36,8 @@ type BMC struct {
 	User    string `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
 	// Written only; never returned.
 	Password string `protobuf:"bytes,6,opt,name=password,proto3" json:"password,omitempty"`
-	// PEM of the certificate authority of the BMC's TLS certificate; without it
-	// the first certificate seen is pinned.
+	// PEM of the certificate authority of the BMC's TLS certificate, or of that
+	// certificate itself; without it the site's system roots decide.
 	Ca            string     `protobuf:"bytes,7,opt,name=ca,proto3" json:"ca,omitempty"`
 	Status        *BMCStatus `protobuf:"bytes,8,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
