@@ -395,13 +395,11 @@ func (w *writer) fill(into protoreflect.Message, body protoreflect.MessageDescri
 			v, ok = d.labels()
 		}
 		if !ok && !f.HasOptionalKeyword() && f.Kind() == protoreflect.StringKind && !f.IsList() {
-			switch s := ""; {
-			case f.Name() == "project":
-				v, s = w.profile.Project, w.profile.Project
-				ok = s != ""
-			case f.Name() == "partition":
-				v, s = w.profile.Partition, w.profile.Partition
-				ok = s != ""
+			switch f.Name() {
+			case "project":
+				v, ok = w.profile.Project, w.profile.Project != ""
+			case "partition":
+				v, ok = w.profile.Partition, w.profile.Partition != ""
 			}
 		}
 		if ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,6 +51,13 @@ func (c *caller) client(m protoreflect.MethodDescriptor) *connect.Client[box, bo
 
 // unary calls a method and returns its answer.
 func (c *caller) unary(ctx context.Context, m protoreflect.MethodDescriptor, req protoreflect.Message) (protoreflect.Message, error) {
+	res, _, err := c.at(ctx, m, req)
+	return res, err
+}
+
+// at is unary; it also returns the revision at which the answer was true, as
+// far as the server says so.
+func (c *caller) at(ctx context.Context, m protoreflect.MethodDescriptor, req protoreflect.Message) (protoreflect.Message, int64, error) {
 	if c.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
@@ -59,9 +67,13 @@ func (c *caller) unary(ctx context.Context, m protoreflect.MethodDescriptor, req
 	res, err := c.client(m).CallUnary(ctx, connect.NewRequest(&box{req.Interface()}))
 	c.trace(m, req, began, err)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return res.Msg.ProtoReflect(), nil
+	revision, err := strconv.ParseInt(res.Header().Get("Ingot-Revision"), 10, 64)
+	if err != nil {
+		revision = 0 // not every answer has one
+	}
+	return res.Msg.ProtoReflect(), revision, nil
 }
 
 // stream calls a method that streams its answer, until it ends or each fails.

@@ -41,8 +41,6 @@ func (v *verb) methods() []protoreflect.MethodDescriptor {
 	return slices.DeleteFunc([]protoreflect.MethodDescriptor{v.member, v.operator}, func(m protoreflect.MethodDescriptor) bool { return m == nil })
 }
 
-func (r *resource) verb(name string) *verb { return r.verbs[name] }
-
 // sortedVerbs returns the verbs in the order of their names.
 func (r *resource) sortedVerbs() []*verb {
 	out := make([]*verb, 0, len(r.verbs))

@@ -304,6 +304,8 @@ func setDotted(m protoreflect.Message, name, value string, now time.Time) error 
 		return fmt.Errorf("there is no %q; names are %s", head, inlineUsage(m.Descriptor()))
 	case nested && f.Message() != nil && !f.IsList() && !f.IsMap():
 		return setDotted(m.Mutable(f).Message(), rest, value, now)
+	case nested:
+		return fmt.Errorf("%q has no fields", head)
 	}
 	for _, p := range []struct {
 		is   bool

@@ -266,28 +266,38 @@ func (p *printer) execute(m protoreflect.Message) error {
 
 // table prints rows under headers, cut to the width of a terminal.
 func (p *printer) table(l layout, rows []row) error {
-	var shown []int
-	for i, c := range l.columns {
-		if !c.hidden && (p.format == "wide" || !c.wide) {
-			shown = append(shown, i)
-		}
-	}
 	lines := make([][]string, 0, len(rows)+1)
 	if !p.noHeaders {
-		h := make([]string, len(shown))
-		for i, c := range shown {
-			h[i] = l.columns[c].header
-		}
-		lines = append(lines, h)
+		lines = append(lines, p.shownHeaders(l))
 	}
 	for _, r := range rows {
-		line := make([]string, len(shown))
-		for i, c := range shown {
-			line[i] = r.cells[c].text
-		}
-		lines = append(lines, line)
+		lines = append(lines, p.shown(l, r))
 	}
 	return p.lines(lines, widths(lines, p.width))
+}
+
+// shows reports whether a column is printed.
+func (p *printer) shows(c column) bool { return !c.hidden && (p.format == "wide" || !c.wide) }
+
+func (p *printer) shownHeaders(l layout) []string {
+	var out []string
+	for _, c := range l.columns {
+		if p.shows(c) {
+			out = append(out, c.header)
+		}
+	}
+	return out
+}
+
+// shown returns the texts of the cells that are printed.
+func (p *printer) shown(l layout, r row) []string {
+	var out []string
+	for i, c := range l.columns {
+		if p.shows(c) {
+			out = append(out, r.cells[i].text)
+		}
+	}
+	return out
 }
 
 func (p *printer) lines(lines [][]string, width []int) error {

@@ -28,6 +28,7 @@ type world struct {
 	clock  int64
 	images map[string]*apiv2.Image
 	ips    map[string]*apiv2.IP
+	watch  watches
 }
 
 const token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ0ZXN0ZXIiLCJqdGkiOiJ0MSIsImV4cCI6NDA3MDkwODgwMH0.c2ln"
@@ -42,6 +43,7 @@ func (w *world) handler() http.Handler {
 	mux.Handle(apiv2connect.NewVersionServiceHandler(versionService{}))
 	mux.Handle(adminv2connect.NewMachineServiceHandler(machines{}))
 	mux.Handle(ingotv1connect.NewTimelineServiceHandler(timelines{}))
+	mux.Handle(ingotv1connect.NewWatchServiceHandler(w.watch))
 	mux.Handle(ingotv1connect.NewEnrolmentServiceHandler(enrolments{}))
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+token && !strings.HasSuffix(r.URL.Path, "VersionService/Get") {
@@ -49,6 +51,7 @@ func (w *world) handler() http.Handler {
 			_ = e.Write(rw, r, connect.NewError(connect.CodeUnauthenticated, errors.New("token: not valid")))
 			return
 		}
+		rw.Header().Set("Ingot-Revision", "7")
 		mux.ServeHTTP(rw, r)
 	})
 }
@@ -301,6 +304,21 @@ func (timelines) GetAny(_ context.Context, r *connect.Request[ingotv1.TimelineSe
 		Entries: []*ingotv1.TimelineEntry{{Time: at, Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BMC, Step: "power", Message: "powered on"}},
 		Waiting: &ingotv1.Waiting{What: "the agent", Since: at, OverdueAt: &timestamppb.Timestamp{Seconds: at.Seconds + 30}, Remedy: "look at the console"},
 	}}), nil
+}
+
+// watches answers one stream after the other from a script.
+type watches struct {
+	ingotv1connect.UnimplementedWatchServiceHandler
+	steps chan func(context.Context, *ingotv1.WatchServiceAllRequest, func(*ingotv1.Change) error) error
+}
+
+func (w watches) All(ctx context.Context, r *connect.Request[ingotv1.WatchServiceAllRequest], s *connect.ServerStream[ingotv1.WatchServiceAllResponse]) error {
+	select {
+	case step := <-w.steps:
+		return step(ctx, r.Msg, func(c *ingotv1.Change) error { return s.Send(&ingotv1.WatchServiceAllResponse{Change: c}) })
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 type enrolments struct {

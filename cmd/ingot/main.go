@@ -14,23 +14,18 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := cli.Main(ctx, cli.Options{
-		Args: os.Args[1:], In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv, Version: version(),
+		Args: os.Args[1:], In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv, Version: versionOrModule(),
 	})
 	stop()
 	os.Exit(code)
 }
 
-// version is the version of the module this program was built from.
-func version() string {
-	b, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
+// version is set by the linker; otherwise it is that of the module.
+var version string
+
+func versionOrModule() string {
+	if b, ok := debug.ReadBuildInfo(); ok && version == "" {
+		return b.Main.Version
 	}
-	v := b.Main.Version
-	for _, s := range b.Settings {
-		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
-			v = s.Value
-		}
-	}
-	return v
+	return version
 }
