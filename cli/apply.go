@@ -355,6 +355,10 @@ func (w *writer) findByName(ctx context.Context, k *kindSpec, d document) (proto
 // creation builds the request that creates a document's object.
 func (w *writer) creation(k *kindSpec, d document) (protoreflect.MethodDescriptor, protoreflect.Message, error) {
 	m := w.pick(k.create, d, keys(d))
+	id := d.text(identityField(k.message))
+	if o := k.create.operator; o != nil && id != "" && namedBy[o.FullName()] != "" {
+		m = o
+	}
 	req := newMessage(m.Input())
 	wrap, body := bodyOf(m)
 	into := req
@@ -363,6 +367,13 @@ func (w *writer) creation(k *kindSpec, d document) (protoreflect.MethodDescripto
 	}
 	if err := w.fill(into, body, d); err != nil {
 		return nil, nil, err
+	}
+	switch by := namedBy[m.FullName()]; {
+	case id == "":
+	case by != "":
+		into.Set(body.Fields().ByName(by), protoreflect.ValueOfString(id))
+	case body.Fields().ByName(identityField(k.message).Name()) == nil:
+		return nil, nil, fault.New(fault.NotFound, k.name+" "+id, "not found", "to create another leave out "+string(identityField(k.message).Name())+": the server gives it")
 	}
 	for _, p := range paramsOf(m) {
 		if v := defaults[m.FullName()][p.name]; v != "" && !req.Has(p.field()) {

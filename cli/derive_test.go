@@ -91,6 +91,9 @@ func TestTables(t *testing.T) {
 	for n := range defaultPartition {
 		exists("defaultPartition", n)
 	}
+	for n := range namedBy {
+		exists("namedBy", n)
+	}
 	for n, f := range inside {
 		exists("inside", n.Append(f))
 	}

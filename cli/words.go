@@ -42,6 +42,12 @@ var unlocked = map[protoreflect.FullName]bool{
 	"metalstack.api.v2.TokenService": true,
 }
 
+// namedBy are methods that create an object under an id that they call
+// something else.
+var namedBy = map[protoreflect.FullName]protoreflect.Name{
+	"metalstack.admin.v2.TenantService.Create": "name",
+}
+
 // inside are resources whose changeable fields lie in a message within.
 var inside = map[protoreflect.FullName]protoreflect.Name{
 	"metalstack.api.v2.Machine": "allocation",
