@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/golang-jwt/jwt/v5"
 
 	adminv2 "github.com/metal-stack/api/go/metalstack/admin/v2"
 	"github.com/metal-stack/api/go/metalstack/admin/v2/adminv2connect"
@@ -36,19 +37,28 @@ type world struct {
 	url   string
 	http  *http.Client // trusts the server, speaks HTTP/2
 	admin string       // a token that may do everything
+	p     string       // the project of matrix_test.go
 }
 
 // newWorld starts a server on an empty store in memory.
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOn(t, store.NewMem(), store.Options{})
+}
+
+// newWorldOn is newWorld with a store of the test's own. Tables and clock are
+// set here.
+func newWorldOn(t *testing.T, kv store.KV, opt store.Options) *world {
+	t.Helper()
 	w := &world{t: t, clock: storetest.NewClock()}
 	w.clock.Set(time.Now().Truncate(time.Second))
-	w.db = storetest.OpenAt(t, w.clock, records.Tables()...)
+	opt.Tables, opt.Now = records.Tables(), w.clock.Now
+	w.db = storetest.OpenKV(t, kv, opt)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
 	w.url = "https://" + ln.Addr().String()
 	w.srv, err = api.New(t.Context(), api.Config{
-		DB: w.db, Ring: secret.NewRing(), URL: w.url, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: w.clock.Now,
+		DB: w.db, Ring: secret.NewRing(), URL: w.url, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})), Now: w.clock.Now,
 		Version: &apiv2.Version{Version: "v0.0.0-test"},
 	})
 	check(t, err)
@@ -92,11 +102,26 @@ func (w *world) project(tenant string) string {
 func (w *world) member(project string, role apiv2.ProjectRole) string {
 	w.t.Helper()
 	user := w.tenant("user-" + rand.Text()[:8])
+	w.addMember(project, user, role)
+	return w.token(user, &apiv2.TokenServiceCreateRequest{ProjectRoles: map[string]apiv2.ProjectRole{project: role}})
+}
+
+// addMember makes a tenant a direct member of a project.
+func (w *world) addMember(project, member string, role apiv2.ProjectRole) {
+	w.t.Helper()
 	_, err := dial(w, apiv2connect.NewProjectServiceClient, w.admin).AddMember(w.t.Context(), &apiv2.ProjectServiceAddMemberRequest{
-		Project: project, Member: user, Role: role,
+		Project: project, Member: member, Role: role,
 	})
 	check(w.t, err)
-	return w.token(user, &apiv2.TokenServiceCreateRequest{ProjectRoles: map[string]apiv2.ProjectRole{project: role}})
+}
+
+// tokenID returns the uuid of a token.
+func tokenID(t *testing.T, token string) string {
+	t.Helper()
+	var c jwt.RegisteredClaims
+	_, _, err := jwt.NewParser().ParseUnverified(token, &c)
+	check(t, err)
+	return c.ID
 }
 
 // token makes a token for a user with what is asked for.

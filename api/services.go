@@ -38,6 +38,7 @@ func (s *Server) services() []service {
 		serve[apiv2connect.VersionServiceHandler](apiv2connect.NewVersionServiceHandler, versions{Server: s}),
 		serve[infrav2connect.ComponentServiceHandler](infrav2connect.NewComponentServiceHandler, infraComponents{Server: s}),
 		serve[ingotv1connect.EnrolmentServiceHandler](ingotv1connect.NewEnrolmentServiceHandler, enrolments{Server: s}),
+		serve[ingotv1connect.WatchServiceHandler](ingotv1connect.NewWatchServiceHandler, watches{Server: s}),
 	}
 }
 
