@@ -83,6 +83,9 @@ func ipLabels(tx *store.Tx, q *apiv2.IPServiceCreateRequest) (*apiv2.Labels, err
 	if err != nil || a.GetAllocation().GetProject() != q.GetProject() {
 		return nil, fault.New(fault.NotFound, "machine "+q.GetMachine(), "not found", "name a machine that is allocated by the project of the address")
 	}
+	if records.IPs.Count(tx, "machine", q.GetMachine()) >= maxAddresses {
+		return nil, tooManyAddresses(q.GetMachine())
+	}
 	labels := map[string]string{tag.MachineID: q.GetMachine()}
 	maps.Copy(labels, q.GetLabels().GetLabels())
 	return &apiv2.Labels{Labels: labels}, nil

@@ -3,16 +3,19 @@ package network
 import (
 	"strconv"
 
-	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
-
 	"github.com/metal-stack/api/go/enum"
+	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // typeName returns the type as v2 spells it: "super", "child-shared".
-func typeName(t apiv2.NetworkType) string {
-	s, err := enum.GetStringValue(t)
+func typeName(t apiv2.NetworkType) string { return enumName(t) }
+
+// enumName returns a value as v2 spells it: "SONiC", "up".
+func enumName[E protoreflect.Enum](e E) string {
+	s, err := enum.GetStringValue(e)
 	if err != nil || s == nil {
-		return t.String()
+		return string(e.Descriptor().Values().ByNumber(e.Number()).Name())
 	}
 	return *s
 }

@@ -63,14 +63,16 @@ func line(lines []string, i int) string {
 }
 
 type script struct {
-	t   *testing.T
-	db  *store.DB
-	ids int
-	out strings.Builder
+	t     *testing.T
+	clock *storetest.Clock
+	db    *store.DB
+	ids   int
+	out   strings.Builder
 }
 
 func newScript(t *testing.T) *script {
-	s := &script{t: t, db: storetest.Open(t, records.Tables()...)}
+	s := &script{t: t, clock: storetest.NewClock()}
+	s.db = storetest.OpenAt(t, s.clock, records.Tables()...)
 	s.update(func(tx *store.Tx) error {
 		for _, p := range []string{"partition-1", "partition-2"} {
 			if err := records.Partitions.Insert(tx, &apiv2.Partition{Id: p}); err != nil {
@@ -136,6 +138,15 @@ func tx[T any](s *script, show func(T) string, rule func(tx *store.Tx) (T, error
 	return []string{show(got)}, nil
 }
 
+// compact shows a message in one line.
+func compact[T proto.Message](m T) string {
+	b, err := prototext.MarshalOptions{}.Marshal(m)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.Join(strings.Fields(string(b)), " ")
+}
+
 func request[T proto.Message](s *script, text string, q T) T {
 	s.t.Helper()
 	if err := prototext.Unmarshal([]byte(text), q); err != nil {
@@ -180,8 +191,7 @@ func (s *script) do(verb, text string) ([]string, error) {
 	case "pools":
 		return s.pools(), nil
 	}
-	s.t.Fatalf("unknown command %q", verb)
-	return nil, nil
+	return s.doLeaf(verb, text)
 }
 
 func (s *script) deleteNetwork(id string) ([]string, error) {
@@ -252,6 +262,12 @@ func (s *script) pools() []string {
 	r := s.db.Snapshot()
 	for t := range records.ASNs.All(r) {
 		out = append(out, "asn "+strings.TrimLeft(t.GetKey(), "0")+" "+t.GetOwner())
+	}
+	for t := range records.BootPrefixes.All(r) {
+		out = append(out, "bootprefix "+t.GetKey()+" "+t.GetOwner())
+	}
+	for t := range records.Loopbacks.All(r) {
+		out = append(out, "loopback "+t.GetKey()+" "+t.GetOwner())
 	}
 	for t := range records.VNIs.All(r) {
 		scope, n, _ := strings.Cut(t.GetKey(), "/")

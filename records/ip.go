@@ -26,6 +26,8 @@ var IPs = store.NewTable(store.Table[*apiv2.IP]{
 		"uuid":    func(ip *apiv2.IP) []string { return []string{ip.GetUuid()} },
 		"network": func(ip *apiv2.IP) []string { return []string{ip.GetNetwork()} },
 		"project": func(ip *apiv2.IP) []string { return some(ip.GetProject()) },
+		// A project's addresses in one network, by IPShareKey.
+		"share":   func(ip *apiv2.IP) []string { return []string{IPShareKey(ip.GetNetwork(), ip.GetProject())} },
 		"machine": func(ip *apiv2.IP) []string { return some(ip.GetMeta().GetLabels().GetLabels()[tag.MachineID]) },
 	},
 	Stamp: stamp(func(ip *apiv2.IP) **apiv2.Meta { return &ip.Meta }),
@@ -36,6 +38,9 @@ var IPs = store.NewTable(store.Table[*apiv2.IP]{
 func IPKey(namespace string, a netip.Addr) string {
 	return Key(namespace, strconv.Itoa(family(a.Unmap())), store.OrderedAddr(a))
 }
+
+// IPShareKey returns the value of the index "share".
+func IPShareKey(network, project string) string { return Key(network, project) }
 
 // some returns the values that are not empty.
 func some(values ...string) []string {
