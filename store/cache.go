@@ -55,8 +55,8 @@ func (db *DB) follow(ctx context.Context) {
 			return
 		default:
 			db.opt.Log.Warn("store: the watch ended and is started again", "error", err)
-			wait = min(max(2*wait, 20*time.Millisecond), time.Second)
 			pause(ctx, wait)
+			wait = min(max(2*wait, 20*time.Millisecond), time.Second)
 		}
 	}
 }

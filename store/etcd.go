@@ -305,7 +305,8 @@ func (e *Etcd) Compact(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(fault.Unavailable, "etcd", "cannot be read", err)
 	}
-	if _, err := e.c.Compact(ctx, r.Header.GetRevision(), clientv3.WithCompactPhysical()); err != nil {
+	_, err = e.c.Compact(ctx, r.Header.GetRevision(), clientv3.WithCompactPhysical())
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) { // that far, somebody has been before
 		return fault.Wrap(fault.Unavailable, "etcd", "cannot be compacted", err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"flag"
 	"log/slog"
 	"testing"
 
@@ -22,6 +23,16 @@ func TestEtcd(t *testing.T) {
 	e := openEtcd(t, t.TempDir())
 	defer e.Close()
 	storetest.Run(t, func(*testing.T) store.KV { return e })
+}
+
+func TestEtcdModel(t *testing.T) {
+	e := openEtcd(t, t.TempDir())
+	defer e.Close()
+	// Each check costs a tenth of a second: etcd's pace for watches that start.
+	checks := flag.Lookup("rapid.checks").Value
+	defer func(n string) { _ = checks.Set(n) }(checks.String())
+	_ = checks.Set("15")
+	storetest.Model(t, func(*testing.T) store.KV { return e })
 }
 
 func TestEtcdDirectory(t *testing.T) {

@@ -10,3 +10,7 @@ import (
 func TestMem(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.KV { return store.NewMem() })
 }
+
+func TestMemModel(t *testing.T) {
+	storetest.Model(t, func(*testing.T) store.KV { return store.NewMem() })
+}

@@ -61,16 +61,20 @@ func OpenAt(t testing.TB, c *Clock, tables ...store.AnyTable) *store.DB {
 // stale because of a busy machine, unless opt says so.
 func OpenKV(t testing.TB, kv store.KV, opt store.Options) *store.DB {
 	t.Helper()
+	db, err := store.Open(t.Context(), kv, testOptions(opt))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return db
+}
+
+func testOptions(opt store.Options) store.Options {
 	if opt.StaleAfter == 0 {
 		opt.StaleAfter = time.Minute
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	db, err := store.Open(t.Context(), kv, opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	return db
+	return opt
 }
