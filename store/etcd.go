@@ -2,16 +2,20 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"log/slog"
+	"maps"
 	"math"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -20,6 +24,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/ingot-cloud/ingot/fault"
 )
@@ -46,6 +51,9 @@ type Etcd struct {
 	c      *clientv3.Client
 	server *embed.Etcd // nil if external
 	lock   io.Closer
+
+	mu      sync.Mutex
+	watches map[*etcdWatch]bool
 }
 
 // OpenEtcd starts the embedded member, or connects to the external cluster.
@@ -69,7 +77,7 @@ func dialEtcd(ctx context.Context, c EtcdConfig, log *zap.Logger) (*Etcd, error)
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, "etcd", "cannot be used", err)
 	}
-	e := &Etcd{c: client}
+	e := &Etcd{c: client, watches: map[*etcdWatch]bool{}}
 	if _, err := client.Get(ctx, "ready"); err != nil {
 		return nil, errors.Join(fault.Wrap(fault.Unavailable, "etcd", "does not answer", err), e.Close())
 	}
@@ -83,7 +91,7 @@ func startEtcd(ctx context.Context, c EtcdConfig, log *zap.Logger) (e *Etcd, err
 	if c.Quota == 0 {
 		c.Quota = 8 << 30
 	}
-	e = &Etcd{}
+	e = &Etcd{watches: map[*etcdWatch]bool{}}
 	if e.lock, err = lockDir(c.Dir); err != nil {
 		return nil, err
 	}
@@ -248,11 +256,33 @@ func commitError(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }
 
+// An etcdWatch is one running Watch. It has a stream of its own: the client
+// tells streams apart by their metadata, and watches that share one can block
+// each other for ever when many of them end while events arrive.
+type etcdWatch struct {
+	stream metadata.MD
+	mu     sync.Mutex // held to use the stream, and to end it
+	ended  bool
+	asked  time.Time // when progress was asked for and has not been reported
+}
+
 // Watch implements KV.
 func (e *Etcd) Watch(ctx context.Context, prefix string, after Rev) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
+		w := &etcdWatch{stream: metadata.Pairs("watch", rand.Text())}
+		ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, w.stream))
+		e.mu.Lock()
+		e.watches[w] = true
+		e.mu.Unlock()
+		defer func() {
+			w.mu.Lock()
+			w.ended = true
+			cancel()
+			w.mu.Unlock()
+			e.mu.Lock()
+			delete(e.watches, w)
+			e.mu.Unlock()
+		}()
 		for r := range e.c.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1)) {
 			if r.CompactRevision != 0 {
 				yield(Batch{}, ErrCompacted)
@@ -262,8 +292,13 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, after Rev) iter.Seq2[Ba
 				yield(Batch{}, fault.Wrap(fault.Unavailable, "etcd", "the watch ended", err))
 				return
 			}
-			if r.IsProgressNotify() && !yield(Batch{Rev: r.Header.GetRevision()}, nil) {
-				return
+			if r.IsProgressNotify() {
+				w.mu.Lock()
+				w.asked = time.Time{}
+				w.mu.Unlock()
+				if !yield(Batch{Rev: r.Header.GetRevision()}, nil) {
+					return
+				}
 			}
 			for evs := r.Events; len(evs) > 0; {
 				var b Batch
@@ -296,7 +331,29 @@ func firstRevision(evs []*clientv3.Event) (Batch, []*clientv3.Event) {
 }
 
 // Progress makes the watches report the revision they have reached.
-func (e *Etcd) Progress(ctx context.Context) error { return e.c.RequestProgress(ctx) }
+func (e *Etcd) Progress(ctx context.Context) error {
+	e.mu.Lock()
+	watches := slices.Collect(maps.Keys(e.watches))
+	e.mu.Unlock()
+	var errs error
+	for _, w := range watches {
+		errs = errors.Join(errs, w.progress(ctx, e.c))
+	}
+	return errs
+}
+
+// progress asks for progress, unless somebody has and there is hope still.
+func (w *etcdWatch) progress(ctx context.Context, c *clientv3.Client) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended || time.Since(w.asked) < 250*time.Millisecond {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	w.asked = time.Now()
+	return c.RequestProgress(metadata.NewOutgoingContext(ctx, w.stream))
+}
 
 // Compact forgets the history up to the present, and so cuts off every watch
 // that has not seen it.

@@ -8,6 +8,7 @@ import (
 )
 
 func TestMem(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(*testing.T) store.KV { return store.NewMem() })
 }
 

@@ -204,7 +204,7 @@ func limits(t *testing.T, s *suite) {
 	wantKind(t, try(store.MaxOps, 1, 0), fault.Invalid, "the limit is 128")
 	check(t, try(0, 1, store.MaxBytes-3000))
 	wantKind(t, try(0, 1, store.MaxBytes), fault.Invalid, "the limit is")
-	check(t, try(0, 100, store.MaxBytes-20000))
+	check(t, try(0, 100, store.MaxBytes-30000))
 	wantKind(t, try(0, 100, store.MaxBytes), fault.Invalid, "the limit is")
 }
 

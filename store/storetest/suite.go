@@ -234,7 +234,10 @@ func scansDuringWrites(t *testing.T, s *suite) {
 		}
 	})
 	update(t, db, func(tx *store.Tx) {
-		seen := 0
+		seen := 1
+		_, err := IPs.Delete(tx, "n/"+store.Ordered(50)) // from here on the tx has a table of its own
+		check(t, err)
+		check(t, IPs.Insert(tx, ip("n", store.Ordered(100), "q")))
 		for r := range IPs.By(tx, "project", "p") {
 			seen++
 			_, err := IPs.Change(tx, IPs.Key(r), func(r *apiv2.IP) error { r.Project = "q"; return nil })
