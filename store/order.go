@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/hex"
-	"fmt"
 	"net/netip"
 	"strconv"
 
@@ -11,7 +10,14 @@ import (
 
 // Ordered returns a number as 20 decimal digits, so that keys sort like their
 // numbers and stay readable.
-func Ordered(n uint64) string { return fmt.Sprintf("%020d", n) }
+func Ordered(n uint64) string {
+	b := [20]byte([]byte("00000000000000000000"))
+	for i := len(b) - 1; n > 0; i-- {
+		b[i] += byte(n % 10)
+		n /= 10
+	}
+	return string(b[:])
+}
 
 // ParseOrdered is the inverse of Ordered.
 func ParseOrdered(s string) (uint64, error) {
