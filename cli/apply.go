@@ -6,9 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/ingot-cloud/ingot/fault"
@@ -62,23 +60,6 @@ func (a *app) applyFlags(c *cobra.Command, r *resource) {
 		w.dry = dry
 		return w.applyAll(c.Context(), docs, r)
 	}
-}
-
-// A writer creates and updates objects from documents.
-type writer struct {
-	*app
-	profile profile
-	caller  *caller
-	dry     bool
-}
-
-func (a *app) writer() (*writer, error) {
-	p, err := a.profile()
-	if err != nil {
-		return nil, err
-	}
-	c, err := a.dial(p)
-	return &writer{app: a, profile: p, caller: c}, err
 }
 
 // applyAll applies the documents in their order and sums up. It goes on after
@@ -157,15 +138,16 @@ func (w *writer) apply(ctx context.Context, k *kindSpec, d document) (outcome, w
 	if err := k.knows(d); err != nil {
 		return failed, "", err
 	}
-	current, err := w.find(ctx, k, d)
+	as := w.face(k, d)
+	current, err := w.find(ctx, k, d, as)
 	if err != nil {
 		return failed, "", err
 	}
 	switch {
 	case k.put != nil:
-		return w.put(ctx, k, d, current)
+		return w.put(ctx, k, d, current, as)
 	case current == nil:
-		m, req, err := w.creation(k, d)
+		m, req, err := w.creation(k, d, as)
 		if err != nil {
 			return failed, "", err
 		}
@@ -178,7 +160,7 @@ func (w *writer) apply(ctx context.Context, k *kindSpec, d document) (outcome, w
 		}
 		return created, k.label(d, part(res, k.message)), nil
 	}
-	changed, err := w.change(ctx, k, d, current)
+	changed, err := w.change(ctx, k, d, current, as)
 	if err != nil {
 		return failed, "", err
 	}
@@ -216,241 +198,4 @@ func (k *kindSpec) knows(d document) error {
 		return fault.New(fault.Invalid, k.name, fmt.Sprintf("has no field %q", name), "")
 	}
 	return nil
-}
-
-// part returns the object in an answer.
-func part(res protoreflect.Message, d protoreflect.MessageDescriptor) protoreflect.Message {
-	fs := res.Descriptor().Fields()
-	for i := range fs.Len() {
-		if f := fs.Get(i); f.Message() == d && !f.IsList() && res.Has(f) {
-			return res.Get(f).Message()
-		}
-	}
-	return nil
-}
-
-// pick chooses the method for a document: the operators' if the profile says
-// so or if only it knows one of the fields; otherwise the members', if the
-// scopes it requires are known.
-func (w *writer) pick(v *verb, d document, fields []string) protoreflect.MethodDescriptor {
-	switch {
-	case v.operator == nil:
-		return v.member
-	case v.member == nil || w.profile.Admin:
-		return v.operator
-	}
-	_, mine := bodyOf(v.member)
-	_, theirs := bodyOf(v.operator)
-	for _, name := range fields {
-		if fieldOf(mine, name) == nil && fieldOf(theirs, name) != nil {
-			return v.operator
-		}
-	}
-	for _, name := range required(v.member) {
-		if d.body[name] == nil && !(name == "project" && w.profile.Project != "") && !(name == "partition" && w.profile.Partition != "") {
-			return v.operator
-		}
-	}
-	return v.member
-}
-
-func keys(d document) []string {
-	var out []string
-	for name := range d.body {
-		out = append(out, name)
-	}
-	return out
-}
-
-// call prepares a use of a verb for a document.
-func (w *writer) call(v *verb) *call {
-	return &call{app: w.app, verb: v, subject: subjectOf(v), profile: w.profile, caller: w.caller}
-}
-
-// find returns the object that a document is about, nil if there is none.
-func (w *writer) find(ctx context.Context, k *kindSpec, d document) (protoreflect.Message, error) {
-	id := d.text(identityField(k.message))
-	if id == "" {
-		return w.findByName(ctx, k, d)
-	}
-	m, err := w.fetch(ctx, k, d, id)
-	if connect.CodeOf(err) == connect.CodeNotFound {
-		return nil, nil
-	}
-	return m, err
-}
-
-// fetch gets an object by its id.
-func (w *writer) fetch(ctx context.Context, k *kindSpec, d document, id string) (protoreflect.Message, error) {
-	c := w.call(k.describe)
-	m := k.describe.methods()[0]
-	if k.describe.operator != nil && k.describe.member != nil {
-		m = w.pick(k.describe, d, nil)
-		// A document that only operators can write and that names no project
-		// is not looked for in the project one happens to be in.
-		if k.create != nil && w.pick(k.create, d, keys(d)) == k.create.operator && d.body["project"] == nil {
-			m = k.describe.operator
-		}
-	}
-	given := d.scopes(m)
-	given[c.subject.name] = []string{id}
-	req, err := c.request(m, given)
-	if err != nil {
-		return nil, err
-	}
-	res, err := w.caller.unary(ctx, m, req)
-	if err != nil {
-		return nil, err
-	}
-	return part(res, k.message), nil
-}
-
-// scopes returns what a document says about where to look.
-func (d document) scopes(m protoreflect.MethodDescriptor) map[string][]string {
-	out := map[string][]string{}
-	for _, p := range paramsOf(m) {
-		if s := d.text(p.field()); scopes[p.name] && s != "" && p.kind == scalar {
-			out[p.name] = []string{s}
-		}
-	}
-	return out
-}
-
-// findByName looks for the one object with the document's name.
-func (w *writer) findByName(ctx context.Context, k *kindSpec, d document) (protoreflect.Message, error) {
-	f := k.message.Fields().ByName("name")
-	name := ""
-	if f != nil {
-		name = d.text(f)
-	}
-	if name == "" || k.list == nil {
-		return nil, fault.New(fault.Invalid, k.name, "has neither "+string(identityField(k.message).Name())+" nor name", "give it one, so that it can be found again")
-	}
-	m := w.pick(k.list, d, nil)
-	given := d.scopes(m)
-	given["name"] = []string{name}
-	c := w.call(k.list)
-	req, err := c.request(m, given)
-	if err != nil {
-		return nil, err
-	}
-	res, err := w.caller.unary(ctx, m, req)
-	if err != nil {
-		return nil, err
-	}
-	list := payload(m.Output())
-	var found protoreflect.Message
-	for _, r := range entries(res.Get(list), list) {
-		if r.of.Get(f).String() != name {
-			continue
-		}
-		if found != nil {
-			return nil, fault.New(fault.Invalid, k.name+" "+name, "there are several", "write the "+string(identityField(k.message).Name())+" of the one you mean")
-		}
-		found = r.of
-	}
-	return found, nil
-}
-
-// creation builds the request that creates a document's object.
-func (w *writer) creation(k *kindSpec, d document) (protoreflect.MethodDescriptor, protoreflect.Message, error) {
-	m := w.pick(k.create, d, keys(d))
-	id := d.text(identityField(k.message))
-	if o := k.create.operator; o != nil && id != "" && namedBy[o.FullName()] != "" {
-		m = o
-	}
-	req := newMessage(m.Input())
-	wrap, body := bodyOf(m)
-	into := req
-	if wrap != nil {
-		into = req.Mutable(wrap).Message()
-	}
-	if err := w.fill(into, body, d); err != nil {
-		return nil, nil, err
-	}
-	switch by := namedBy[m.FullName()]; {
-	case id == "":
-	case by != "":
-		into.Set(body.Fields().ByName(by), protoreflect.ValueOfString(id))
-	case body.Fields().ByName(identityField(k.message).Name()) == nil:
-		return nil, nil, fault.New(fault.NotFound, k.name+" "+id, "not found", "to create another leave out "+string(identityField(k.message).Name())+": the server gives it")
-	}
-	for _, p := range paramsOf(m) {
-		if v := defaults[m.FullName()][p.name]; v != "" && !req.Has(p.field()) {
-			if err := p.set(req, []string{v}, w.now()); err != nil {
-				return nil, nil, err
-			}
-		}
-	}
-	return m, req, nil
-}
-
-// fill puts what a document says into a message; the profile's project and
-// partition where it says nothing.
-func (w *writer) fill(into protoreflect.Message, body protoreflect.MessageDescriptor, d document) error {
-	for i := range body.Fields().Len() {
-		f := body.Fields().Get(i)
-		if outputOnly[f.FullName()] {
-			continue
-		}
-		if f.Name() == "meta" {
-			if l, ok := d.labels(); ok {
-				if err := decode(into, f, map[string]any{"labels": l}); err != nil {
-					return fault.New(fault.Invalid, "", err.Error(), "")
-				}
-			}
-			continue
-		}
-		v, ok := d.valueOf(f)
-		if f.Name() == "labels" {
-			v, ok = d.labels()
-		}
-		if !ok && !f.HasOptionalKeyword() && f.Kind() == protoreflect.StringKind && !f.IsList() {
-			switch f.Name() {
-			case "project":
-				v, ok = w.profile.Project, w.profile.Project != ""
-			case "partition":
-				v, ok = w.profile.Partition, w.profile.Partition != ""
-			}
-		}
-		if ok {
-			if err := decode(into, f, v); err != nil {
-				return fault.New(fault.Invalid, "", err.Error(), "")
-			}
-		}
-	}
-	return nil
-}
-
-// put creates or replaces an object of a kind that has only that method.
-func (w *writer) put(ctx context.Context, k *kindSpec, d document, current protoreflect.Message) (outcome, what string, err error) {
-	m := w.pick(k.put, d, keys(d))
-	wrap, body := bodyOf(m)
-	req := newMessage(m.Input())
-	into := req.Mutable(wrap).Message()
-	if current != nil {
-		proto.Merge(into.Interface(), current.Interface())
-		for f := range outputOnly {
-			if f.Parent() == body.FullName() {
-				into.Clear(body.Fields().ByName(f.Name()))
-			}
-		}
-	}
-	before := proto.Clone(into.Interface())
-	if err := w.fill(into, body, d); err != nil {
-		return failed, "", err
-	}
-	outcome = created
-	switch {
-	case current != nil && proto.Equal(before, into.Interface()):
-		return unchanged, k.label(d, current), nil
-	case current != nil:
-		outcome = updated
-	}
-	if !w.dry {
-		if _, err := w.caller.unary(ctx, m, req); err != nil {
-			return failed, "", err
-		}
-	}
-	return outcome, k.label(d, into), nil
 }

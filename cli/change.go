@@ -12,7 +12,7 @@ import (
 
 // change sends an update with the fields that differ, and reports whether
 // there were any.
-func (w *writer) change(ctx context.Context, k *kindSpec, d document, current protoreflect.Message) (bool, error) {
+func (w *writer) change(ctx context.Context, k *kindSpec, d document, current protoreflect.Message, as face) (bool, error) {
 	differing, err := k.differing(d, current)
 	if err != nil {
 		return false, err
@@ -20,7 +20,7 @@ func (w *writer) change(ctx context.Context, k *kindSpec, d document, current pr
 	if len(differing) == 0 {
 		return false, nil
 	}
-	m := w.pick(k.update, d, differing)
+	m := as.of(k.update, differing)
 	req := newMessage(m.Input())
 	for _, name := range differing {
 		f := m.Input().Fields().ByName(protoreflect.Name(name))
@@ -227,7 +227,7 @@ func (k *call) update(ctx context.Context, m protoreflect.MethodDescriptor, req 
 			d.body[p.name] = req.Get(p.field()).String()
 		}
 	}
-	current, err := w.fetch(ctx, k.verb.resource.kind(), d, id)
+	current, err := w.fetch(ctx, k.verb.resource.kind(), d, id, face(m == k.verb.operator))
 	if err != nil {
 		return err
 	}
@@ -253,10 +253,11 @@ func (k *call) createFiles(ctx context.Context) error {
 		if d.kind != "" && kinds()[d.kind] != spec {
 			return fault.New(fault.Invalid, d.source, "is not a "+spec.name, "use 'ingot apply'")
 		}
-		if err := spec.knows(d); err != nil {
+		err := spec.knows(d)
+		if err != nil {
 			return fault.Wrap(fault.KindOf(err), d.source, "not created", err)
 		}
-		m, req, err := w.creation(spec, d)
+		m, req, err := w.creation(spec, d, w.face(spec, d))
 		if err != nil {
 			return fault.Wrap(fault.KindOf(err), d.source, "not created", err)
 		}

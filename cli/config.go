@@ -135,6 +135,17 @@ func (c *config) effective(env func(string) string, flags profile, context strin
 	return out, nil
 }
 
+// scope returns the profile's value for a scope that a method requires.
+func (p profile) scope(name string) string {
+	switch name {
+	case "project":
+		return p.Project
+	case "partition":
+		return p.Partition
+	}
+	return ""
+}
+
 // server checks that there is somebody to speak to.
 func (p profile) server() error {
 	if p.APIURL == "" {

@@ -48,7 +48,8 @@ func (a *app) edit(ctx context.Context, r *resource, id, partition string) error
 	if p := first(partition, w.profile.Partition); p != "" && r.name == "bmc" {
 		where.body["partition"] = p
 	}
-	current, err := w.fetch(ctx, k, where, id)
+	as := w.face(k, where)
+	current, err := w.fetch(ctx, k, where, id, as)
 	if err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (a *app) edit(ctx context.Context, r *resource, id, partition string) error
 		if err := k.knows(d); err != nil {
 			return err
 		}
-		changed, err := w.change(ctx, k, d, current)
+		changed, err := w.change(ctx, k, d, current, as)
 		if err != nil {
 			return err
 		}

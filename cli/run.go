@@ -85,7 +85,7 @@ func (k *call) once(ctx context.Context, arg string) error {
 	case k.verb.name == "update":
 		return k.update(ctx, m, req)
 	case k.verb.name == "delete" && !k.yes:
-		if err := k.confirm(k.verb.resource.name + " " + k.describe(given)); err != nil {
+		if err := k.confirm(ctx, k.verb.resource.name+" "+k.describe(given)); err != nil {
 			return err
 		}
 	}
@@ -128,15 +128,8 @@ func (k *call) fallback(m protoreflect.MethodDescriptor, p param, given map[stri
 	if p.kind != scalar || p.field().Kind() != protoreflect.StringKind {
 		return ""
 	}
-	switch p.name {
-	case "project":
-		if !p.field().HasOptionalKeyword() {
-			return k.profile.Project
-		}
-	case "partition":
-		if !p.field().HasOptionalKeyword() || (defaultPartition[m.FullName()] && given["uuid"] == nil) {
-			return k.profile.Partition
-		}
+	if !p.field().HasOptionalKeyword() || (p.name == "partition" && defaultPartition[m.FullName()] && given["uuid"] == nil) {
+		return k.profile.scope(p.name)
 	}
 	return ""
 }
@@ -179,7 +172,7 @@ func (k *call) method(given map[string][]string) (protoreflect.MethodDescriptor,
 	}
 	for _, name := range required(v.member) {
 		switch {
-		case given[name] != nil || (name == "project" && k.profile.Project != "") || (name == "partition" && k.profile.Partition != ""):
+		case given[name] != nil || k.profile.scope(name) != "":
 		case v.name == "delete":
 			// To delete as operator may mean more: it forgets a machine that
 			// a member only gives back. So it must be said.
@@ -241,16 +234,26 @@ func (k *call) describe(given map[string][]string) string {
 }
 
 // confirm asks before something is deleted.
-func (k *call) confirm(what string) error {
+func (k *call) confirm(ctx context.Context, what string) error {
 	if !k.interactive() {
 		return fault.New(fault.Invalid, "delete "+what, "nobody is there to confirm it", "use --yes")
 	}
 	fmt.Fprintf(k.Err, "delete %s? [y/N] ", what)
-	line, err := bufio.NewReader(k.In).ReadString('\n')
-	if err != nil || !slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(line))) {
-		return usagef("delete %s: not confirmed", what)
+	line := make(chan string, 1)
+	go func() { // ends with a line, or with the program
+		s, _ := bufio.NewReader(k.In).ReadString('\n')
+		line <- s
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(k.Err)
+		return context.Canceled
+	case s := <-line:
+		if !slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(s))) {
+			return usagef("delete %s: not confirmed", what)
+		}
+		return nil
 	}
-	return nil
 }
 
 // answer prints what a method returned.

@@ -142,7 +142,7 @@ func FuzzDocuments(f *testing.F) {
 				if k.create == nil || k.knows(d) != nil {
 					continue
 				}
-				m, req, err := w.creation(k, d)
+				m, req, err := w.creation(k, d, asMember)
 				if err == nil && req.Descriptor() != m.Input() {
 					t.Errorf("%s: a request of %s", k.name, req.Descriptor().FullName())
 				}
