@@ -268,6 +268,9 @@ func (k *call) answer(m protoreflect.MethodDescriptor, res protoreflect.Message,
 		}
 		return nil
 	case f == nil:
+		if o := k.verb.resource.message; p.format == "name" && o != nil && part(res, o) != nil {
+			res = part(res, o) // the token's id, not its secret
+		}
 		return p.one(res)
 	case f.IsList() || f.IsMap():
 		return p.many(elementOf(f), entries(res.Get(f), f), f.IsMap())
