@@ -1,9 +1,9 @@
 package lab
 
 import (
-	_ "embed"
-
 	"context"
+	_ "embed" // the guests' scripts
+	"strings"
 )
 
 // guestInit is /etc/rc of a guest and of the busybox image.
@@ -61,9 +61,58 @@ func guestSystem() Initrd {
 	}
 }
 
+// A GuestSpec says what a Linux guest is made of: a leaf, or the site.
+type GuestSpec struct {
+	// Spec needs no kernel and no initrd; it gets the lab's. Without memory it
+	// has 192 MiB. NICs get their names in the guest.
+	Spec
+	// Programs are static programs of the host by path in the guest.
+	Programs map[string]string
+	// Services are commands for the shell by name. Each is started after FRR,
+	// again a second after it has ended, and prints on the serial console.
+	Services map[string]string
+	// Prepare is a piece of shell that runs once, before FRR.
+	Prepare string
+	// Sysctls are set before that: "net.ipv6.conf.all.forwarding=1".
+	Sysctls []string
+	// FRR is the configuration FRR starts with; empty starts it with none.
+	FRR string
+}
+
+// NewGuest returns a Linux guest, powered off, that keeps its files in dir.
+// Its system lives in memory: it starts afresh each time.
+func (c *Cache) NewGuest(ctx context.Context, dir string, g GuestSpec) (*VM, error) {
+	image, err := c.GuestImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := g.Spec
+	s.Kernel, s.Initrds = image.Kernel, append([]string{image.Initrd}, s.Initrds...)
+	if s.Memory == 0 {
+		s.Memory = 192
+	}
+	files := map[string]File{
+		"/etc/sysctl.conf": Text(strings.Join(g.Sysctls, "\n") + "\n"),
+		"/etc/rc.local":    Script("#!/bin/sh\n" + g.Prepare + "\n"),
+	}
+	if g.FRR != "" {
+		files["/etc/frr/frr.conf"] = Text(g.FRR)
+	}
+	for to, from := range g.Programs {
+		files[to] = Program(from)
+	}
+	for name, command := range g.Services {
+		files["/etc/service/"+name] = Script("#!/bin/sh\n" + command + "\n")
+	}
+	for path, f := range s.Files {
+		files[path] = f
+	}
+	s.Files = files
+	return NewVM(dir, s)
+}
+
 // GuestImage returns the kernel and the initrd of leaves and of the site. What
-// makes one of them (programs, configuration, services) is added per VM; see
-// VM.Files.
+// makes one of them is added per guest; see NewGuest.
 func (c *Cache) GuestImage(ctx context.Context) (BootImage, error) {
 	p, err := c.Parts(ctx)
 	if err != nil {

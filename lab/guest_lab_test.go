@@ -3,7 +3,6 @@
 package lab_test
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"net/http"
@@ -21,10 +20,6 @@ import (
 func switches(t *testing.T, c *lab.Cache, w *lab.Wire, forward netip.AddrPort) []*lab.VM {
 	t.Helper()
 	ctx := within(t, time.Minute)
-	image, err := c.GuestImage(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var vms []*lab.VM
 	for i, port := range []*lab.Port{w.A(), w.B()} {
 		n := i + 1
@@ -32,13 +27,17 @@ func switches(t *testing.T, c *lab.Cache, w *lab.Wire, forward netip.AddrPort) [
 		if i == 0 {
 			nics = append(nics, lab.NIC{MAC: "02:00:00:00:01:ff", Name: "eth0", User: &lab.User{Forward: map[netip.AddrPort]int{forward: 80}}})
 		}
-		vm, err := lab.NewVM(t.TempDir(), lab.Spec{
-			Name: fmt.Sprintf("leaf%d", n), Memory: 160, Kernel: image.Kernel, Initrds: []string{image.Initrd}, NICs: nics,
-			Files: map[string]lab.File{
-				"/etc/sysctl.conf": lab.Text("net.ipv6.conf.all.forwarding=1\nnet.ipv6.conf.fabric1.accept_ra=0\n"),
-				"/etc/rc.local": lab.Script("#!/bin/sh\n/bin/ip link set fabric1 up\n" +
-					"if [ -e /sys/class/net/eth0 ]; then /bin/ip link set eth0 up; /bin/ip addr add 10.0.2.15/24 dev eth0; echo up >/root/index.html; httpd -h /root; fi\n"),
-				"/etc/frr/frr.conf": lab.Text(fmt.Sprintf(`frr defaults datacenter
+		vm, err := c.NewGuest(ctx, t.TempDir(), lab.GuestSpec{
+			Spec:    lab.Spec{Name: fmt.Sprintf("leaf%d", n), NICs: nics},
+			Sysctls: []string{"net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.fabric1.accept_ra=0"},
+			Prepare: `/bin/ip link set fabric1 up
+if [ -e /sys/class/net/eth0 ]; then
+	/bin/ip link set eth0 up
+	/bin/ip addr add 10.0.2.15/24 dev eth0
+	echo up >/root/index.html
+	httpd -h /root
+fi`,
+			FRR: fmt.Sprintf(`frr defaults datacenter
 interface lo
  ipv6 address fd00::%d/128
 router bgp 6500%d
@@ -48,17 +47,14 @@ router bgp 6500%d
  address-family ipv6 unicast
   neighbor fabric1 activate
   redistribute connected
-`, n, n, n)),
-				"/etc/service/report": lab.Script(`#!/bin/sh
-last=
+`, n, n, n),
+			Services: map[string]string{"report": `last=
 while :; do
 	now=$(/bin/ip -6 route show proto bgp | sed -n 's/^\(fd00::[0-9]*\) .*/\1/p')
 	[ "$now" = "$last" ] || echo "routes: $now, mtu $(cat /sys/class/net/fabric1/mtu), up $(cut -d' ' -f1 /proc/uptime)"
 	last=$now
 	usleep 100000
-done
-`),
-			},
+done`},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -92,17 +88,26 @@ func TestLabGuestsRoute(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ready, err := vms[0].WaitSerial(ctx, 0, regexp.MustCompile(`guest: init at (\S+) s(?s:.*)guest: ready at (\S+) s`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("init at %s s, FRR up at %s s", ready[1], ready[2])
 	t.Logf("cold start to a BGP route: %.1f s, in the guest %s s", time.Since(start).Seconds(), m[1])
 	if err := w.EndCapture(); err != nil {
 		t.Fatal(err)
 	}
-	pcap, err := os.ReadFile(capture)
+	frames, err := lab.ReadCapture(capture)
 	if err != nil {
 		t.Fatal(err)
 	}
-	marker := bytes.Repeat([]byte{0xff}, 16) // how every BGP message begins (RFC 4271, 4.1)
-	if !bytes.Contains(pcap, marker) {
-		t.Errorf("the capture of %d bytes has no BGP in it", len(pcap))
+	kinds := map[string]int{}
+	for _, f := range frames {
+		kinds[f.Kind()]++
+	}
+	t.Logf("on the wire: %v", kinds)
+	if kinds["ipv6 tcp 179"] == 0 || kinds["ipv6 icmp 134"] == 0 {
+		t.Error("the capture has no BGP or no router advertisements in it")
 	}
 
 	resp, err := http.Get("http://" + forward.String() + "/")
@@ -130,6 +135,29 @@ func TestLabGuestsRoute(t *testing.T) {
 	}
 	if _, err := vms[0].WaitSerial(ctx, before, regexp.MustCompile(`routes: fd00::2,`)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLabParsers lets the guests' own programs read a configuration on this
+// machine, as the tests of what is rendered for switches do.
+func TestLabParsers(t *testing.T) {
+	ctx := within(t, 5*time.Minute)
+	parts, err := cache(t).Parts(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "conf")
+	for content, good := range map[string]bool{
+		"interface swp1\n no ipv6 nd suppress-ra\n": true,
+		"interface swp1\n no such thing\n":          false,
+	} {
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := parts.Command(ctx, "/usr/bin/vtysh", "-C", "-f", file).CombinedOutput()
+		if (err == nil) != good {
+			t.Errorf("vtysh of %q: %v\n%s", content, err, out)
+		}
 	}
 }
 

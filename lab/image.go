@@ -69,6 +69,18 @@ func (c *Cache) Parts(ctx context.Context) (*Parts, error) {
 	return p, err
 }
 
+// Command runs a program of the tree on this machine, with the tree's loader
+// and libraries: what FRR's or nftables' own parser says about a configuration
+// does not take a guest, nor root.
+func (p *Parts) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	var libraries []string
+	for _, d := range append(slices.Clone(libraryPath), "/usr/lib/x86_64-linux-gnu/frr") {
+		libraries = append(libraries, p.Root+d)
+	}
+	loader := filepath.Join(p.Root, "lib64/ld-linux-x86-64.so.2")
+	return exec.CommandContext(ctx, loader, append([]string{"--library-path", strings.Join(libraries, ":"), p.Root + program}, args...)...)
+}
+
 // An Initrd describes what a kernel unpacks into memory and starts.
 type Initrd struct {
 	// Name is what the artefact is called in the cache.

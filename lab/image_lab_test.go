@@ -1,0 +1,96 @@
+//go:build lab
+
+package lab_test
+
+import (
+	"archive/tar"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/ingot-cloud/ingot/lab"
+)
+
+// TestLabBusyboxImage starts the OS image from a disk, with its own kernel and
+// initrd, as a server does after an installation.
+func TestLabBusyboxImage(t *testing.T) {
+	ctx, c := within(t, 5*time.Minute), cache(t)
+	image, err := c.BusyboxImage(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := c.Parts(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, dir := t.TempDir(), t.TempDir()
+	unpackImage(t, image, root)
+	disk := filepath.Join(dir, "disk0.raw")
+	if out, err := parts.Command(ctx, "/sbin/mke2fs", "-q", "-t", "ext4", "-U", "5f1c1f0e-6d0b-4f6e-8a53-2f1f3a3b1c01", "-d", root, disk, "256M").CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs: %v\n%s", err, out)
+	}
+	vm, err := lab.NewVM(dir, lab.Spec{
+		Name: "os", Memory: 256, Disks: []lab.Disk{{Size: 256 << 20}},
+		Kernel: filepath.Join(root, "boot/vmlinuz-"+parts.Version), Initrds: []string{filepath.Join(root, "boot/initrd.img-"+parts.Version)},
+		Cmdline: "root=UUID=5f1c1f0e-6d0b-4f6e-8a53-2f1f3a3b1c01 rw",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Close()
+	if err := vm.PowerOn(ctx); err != nil {
+		t.Fatal(err)
+	}
+	m, err := vm.WaitSerial(ctx, 0, regexp.MustCompile(`guest: ready at (\S+) s`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the system on the disk is up after %s s", m[1])
+}
+
+// unpackImage unpacks an OS image as far as an ordinary user can: without its
+// devices.
+func unpackImage(t *testing.T, image, to string) {
+	t.Helper()
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := zstd.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := filepath.Join(to, h.Name)
+		switch h.Typeflag {
+		case tar.TypeDir:
+			err = os.MkdirAll(at, 0o755)
+		case tar.TypeSymlink:
+			err = os.Symlink(h.Linkname, at)
+		case tar.TypeReg:
+			var out *os.File
+			if out, err = os.OpenFile(at, os.O_CREATE|os.O_WRONLY, h.FileInfo().Mode().Perm()|0o600); err == nil {
+				_, err = io.Copy(out, r)
+				err = errors.Join(err, out.Close())
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
