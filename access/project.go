@@ -57,6 +57,7 @@ var holdings = []struct {
 	plural string
 	count  func(r store.Reader, project string) int
 }{
+	{"machines", func(r store.Reader, project string) int { return records.Allocations.Count(r, "project", project) }},
 	{"ips", func(r store.Reader, project string) int { return records.IPs.Count(r, "project", project) }},
 	{"networks", func(r store.Reader, project string) int { return records.Networks.Count(r, "project", project) }},
 }

@@ -57,7 +57,7 @@ func FoundBMC(tx *store.Tx, uuid, partition, bmc string, report *apiv2.MachineBM
 	if err != nil && !isNotFound(err) {
 		return false, err
 	}
-	report = clone(report)
+	report = proto.CloneOf(report)
 	if report == nil {
 		report = &apiv2.MachineBMCReport{}
 	}
@@ -80,7 +80,7 @@ func worthStoring(was, now *apiv2.MachineBMCReport, at time.Time) bool {
 	if was == nil || at.Sub(was.GetUpdatedAt().AsTime()) >= coarsely {
 		return true
 	}
-	a, b := clone(was), clone(now)
+	a, b := proto.CloneOf(was), proto.CloneOf(now)
 	a.UpdatedAt, a.PowerMetric, b.UpdatedAt, b.PowerMetric = nil, nil, nil, nil
 	return !proto.Equal(a, b)
 }
@@ -96,7 +96,7 @@ func Scanned(tx *store.Tx, partition string, r *ingotv1.BMCReport) error {
 	if err != nil && !isNotFound(err) {
 		return err
 	}
-	status := clone(r.GetStatus())
+	status := proto.CloneOf(r.GetStatus())
 	if status == nil {
 		status = &ingotv1.BMCStatus{}
 	}
@@ -113,7 +113,7 @@ func Scanned(tx *store.Tx, partition string, r *ingotv1.BMCReport) error {
 	if err := storeStatus(tx, was, &privatev1.BMCStatus{Partition: partition, Id: r.GetId(), Status: status}); err != nil || r.GetMachine() == "" {
 		return err
 	}
-	report := clone(r.GetReport())
+	report := proto.CloneOf(r.GetReport())
 	if report == nil {
 		report = &apiv2.MachineBMCReport{}
 	}
@@ -132,7 +132,7 @@ func Scanned(tx *store.Tx, partition string, r *ingotv1.BMCReport) error {
 // last one grows old.
 func storeStatus(tx *store.Tx, was, now *privatev1.BMCStatus) error {
 	if was != nil && now.GetStatus().GetLastSeen().AsTime().Sub(was.GetStatus().GetLastSeen().AsTime()) < coarsely {
-		a, b := clone(was), clone(now)
+		a, b := proto.CloneOf(was), proto.CloneOf(now)
 		for _, s := range []*ingotv1.BMCStatus{a.GetStatus(), b.GetStatus()} {
 			s.LastSeen, s.LastErrorTime = nil, nil
 			if s.GetMedium() != nil {
@@ -166,4 +166,28 @@ func Wanted(r store.Reader, b *ingotv1.BMC) *ingotv1.BMCWanted {
 		w.Operation = o.GetOperation()
 	}
 	return w
+}
+
+// Inside records what the system of a machine tells about its own BMC, which
+// may know less than somebody who asks the BMC.
+func Inside(tx *store.Tx, uuid, partition string, report *apiv2.MachineBMCReport) error {
+	was, err := records.MachineBMCs.Get(tx, uuid)
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	merged := proto.CloneOf(was.GetReport())
+	if merged == nil {
+		merged = &apiv2.MachineBMCReport{}
+	}
+	if was.GetBmc() == "" && report.GetBmc() != nil {
+		merged.Bmc = report.GetBmc()
+	}
+	if report.GetBios() != nil {
+		merged.Bios = report.GetBios()
+	}
+	if report.GetFru() != nil {
+		merged.Fru = report.GetFru()
+	}
+	_, err = FoundBMC(tx, uuid, partition, was.GetBmc(), merged)
+	return err
 }

@@ -72,3 +72,34 @@ func newest(events []*privatev1.Event, e *privatev1.Event, n int) []*privatev1.E
 	events = append([]*privatev1.Event{e}, events...)
 	return events[:min(len(events), n)]
 }
+
+// Refused tells the story of a machine that it was refused, unless nothing has
+// happened since that was told: a refused machine keeps asking. A machine that
+// is not known has no story.
+func Refused(tx *store.Tx, uuid, why string) error {
+	return once(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BOOT, Step: "refused", Message: why, Failed: true})
+}
+
+// Troubled tells why an agent gets no further, likewise.
+func Troubled(tx *store.Tx, uuid, bootID, why string) error {
+	return once(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT, Step: "trouble", Message: why, Failed: true, BootID: bootID})
+}
+
+func once(tx *store.Tx, uuid string, s Step) error {
+	if _, err := records.Machines.Get(tx, uuid); err != nil {
+		return ignoreNotFound(err)
+	}
+	e, err := records.Events.Get(tx, uuid)
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	if len(e.GetSteps()) > 0 && e.GetSteps()[0].GetMessage() == s.Message && e.GetSteps()[0].GetBootId() == s.BootID {
+		return nil
+	}
+	return Note(tx, uuid, s)
+}
+
+// StaysAlive reports whether a sign of life tells nothing new of a machine.
+func StaysAlive(m *privatev1.Machine) bool {
+	return m.GetLiveliness() == alive && table[m.GetPhase()][Alive].bare == same
+}

@@ -3,8 +3,3 @@
 // wrong with it. Rules are pure: they read and write through a store.Tx and
 // are handed everything random or secret.
 package machine
-
-import "google.golang.org/protobuf/proto"
-
-// clone spares a type assertion.
-func clone[M proto.Message](m M) M { return proto.Clone(m).(M) }

@@ -75,6 +75,13 @@ func CommandOf(o *privatev1.Operation) apiv2.MachineBMCCommand {
 
 func isNotFound(err error) bool { return errors.Is(err, fault.NotFound) }
 
+func ignoreNotFound(err error) error {
+	if isNotFound(err) {
+		return nil
+	}
+	return err
+}
+
 // object is how errors call a machine.
 func object(uuid string) string { return "machine " + uuid }
 
@@ -157,12 +164,9 @@ func Take(tx *store.Tx, uuid, listener string) (*privatev1.Operation, bool, erro
 // Done ends an operation once; repeating it, or ending one that was replaced,
 // is a success without effect. A power cycle into the boot medium whose power
 // off was observed opens the boot window.
-func Done(tx *store.Tx, id, failure string, powerOff time.Time) error {
-	var o *privatev1.Operation
-	for found := range records.Operations.By(tx, "id", id) {
-		o = found
-	}
-	if o == nil {
+func Done(tx *store.Tx, id, failure string, powerOff *timestamppb.Timestamp) error {
+	o, ok := Lookup(tx, id)
+	if !ok {
 		return nil
 	}
 	uuid, first := o.GetOperation().GetMachine(), false
@@ -173,8 +177,8 @@ func Done(tx *store.Tx, id, failure string, powerOff time.Time) error {
 		}
 		first = true
 		op.Done, op.Error = timestamppb.New(tx.Now()), failure
-		if !powerOff.IsZero() {
-			op.PowerOffSeen = timestamppb.New(powerOff)
+		if powerOff != nil {
+			op.PowerOffSeen = powerOff
 		}
 		return nil
 	})
@@ -192,11 +196,11 @@ func Done(tx *store.Tx, id, failure string, powerOff time.Time) error {
 	if op.GetAction() != actBootMedium {
 		return nil
 	}
-	if powerOff.IsZero() && o.GetCommand() == 0 {
+	if powerOff == nil && o.GetCommand() == 0 {
 		return Note(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BMC, Step: name, Failed: true,
 			Message: "the BMC was not seen to report power off, therefore the boot window stays closed"})
 	}
-	if !powerOff.IsZero() {
+	if powerOff != nil {
 		if err := records.BootWindows.Put(tx, &ingotv1.BootWindow{
 			Uuid: uuid, Operation: id, Opened: timestamppb.New(tx.Now()), Closes: timestamppb.New(tx.Now().Add(windowOpen)),
 		}); err != nil {
@@ -239,10 +243,29 @@ func Expire(tx *store.Tx, uuid string) (bool, error) {
 	}
 	switch now := tx.Now(); {
 	case o.GetTaken() == nil && o.GetCommand() != 0 && now.Sub(o.GetOperation().GetCreated().AsTime()) >= takeWithin:
-		return true, Done(tx, o.GetOperation().GetId(), "nobody took it: no site of the partition is connected", time.Time{})
+		return true, Done(tx, o.GetOperation().GetId(), "nobody took it: no site of the partition is connected", nil)
 	case o.GetTaken() != nil && now.Sub(o.GetTaken().AsTime()) >= doneWithin:
-		return true, Done(tx, o.GetOperation().GetId(), "whoever took it has not reported the end", time.Time{})
+		return true, Done(tx, o.GetOperation().GetId(), "whoever took it has not reported the end", nil)
 	default:
 		return false, nil
 	}
+}
+
+// Lookup returns an operation by its id.
+func Lookup(r store.Reader, id string) (*privatev1.Operation, bool) {
+	for o := range records.Operations.By(r, "id", id) {
+		return o, true
+	}
+	return nil, false
+}
+
+// Drop gives an operation back that its listener could not be told.
+func Drop(tx *store.Tx, uuid, listener string) error {
+	_, err := records.Operations.Change(tx, uuid, func(o *privatev1.Operation) error {
+		if o.GetListener() == listener && o.GetOperation().GetDone() == nil {
+			o.Listener, o.Taken = "", nil
+		}
+		return nil
+	})
+	return err
 }

@@ -18,7 +18,8 @@ import (
 func Timeline(r store.Reader, m *privatev1.Machine) *ingotv1.Timeline {
 	t := &ingotv1.Timeline{Uuid: m.GetUuid(), Phase: m.GetPhase(), PhaseSince: m.GetPhaseSince(), Waiting: awaited(r, m)}
 	e, _ := records.Events.Peek(r, m.GetUuid())
-	all := append(slices.Clone(e.GetEvents()), e.GetSteps()...)
+	all := append(slices.Clone(e.GetSteps()), e.GetEvents()...)
+	slices.Reverse(all) // what happened at the same time stays in its order
 	slices.SortStableFunc(all, func(a, b *privatev1.Event) int { return a.GetTime().AsTime().Compare(b.GetTime().AsTime()) })
 	for _, ev := range all {
 		t.Entries = append(t.Entries, entry(ev))

@@ -21,8 +21,7 @@ var Machines = store.NewTable(store.Table[*privatev1.Machine]{
 		"size":      func(m *privatev1.Machine) []string { return []string{m.GetSize()} },
 		"phase":     func(m *privatev1.Machine) []string { return []string{PhaseKey(m.GetPhase())} },
 		"candidate": func(m *privatev1.Machine) []string {
-			if m.GetPhase() != ingotv1.MachinePhase_MACHINE_PHASE_WAITING || m.GetAllocation() != "" ||
-				m.GetCondition().GetState() != apiv2.MachineState_MACHINE_STATE_AVAILABLE ||
+			if !Waits(m) || m.GetAllocation() != "" || m.GetCondition().GetState() != apiv2.MachineState_MACHINE_STATE_AVAILABLE ||
 				m.GetLiveliness() != apiv2.MachineLiveliness_MACHINE_LIVELINESS_ALIVE {
 				return nil
 			}
@@ -31,6 +30,12 @@ var Machines = store.NewTable(store.Table[*privatev1.Machine]{
 	},
 	Stamp: stamp(func(m *privatev1.Machine) **apiv2.Meta { return &m.Meta }),
 })
+
+// Waits reports whether a machine is clean and its agent listens: one that
+// speaks the v2 API also has to hold its stream open.
+func Waits(m *privatev1.Machine) bool {
+	return m.GetPhase() == ingotv1.MachinePhase_MACHINE_PHASE_WAITING && (m.GetBootId() != "" || m.GetListening())
+}
 
 // PhaseKey returns the value of the index "phase".
 func PhaseKey(p ingotv1.MachinePhase) string { return strconv.Itoa(int(p)) }

@@ -1004,7 +1004,7 @@ type CachedImage struct {
 	Partition string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	Image     string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
 	// Where machines in the boot VRF fetch it.
-	Url           string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	Urls          []string `protobuf:"bytes,3,rep,name=urls,proto3" json:"urls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1053,11 +1053,11 @@ func (x *CachedImage) GetImage() string {
 	return ""
 }
 
-func (x *CachedImage) GetUrl() string {
+func (x *CachedImage) GetUrls() []string {
 	if x != nil {
-		return x.Url
+		return x.Urls
 	}
-	return ""
+	return nil
 }
 
 // Sightings are when machines were last heard of, by uuid. They are folded in
@@ -1213,11 +1213,11 @@ const file_ingot_private_v1_machine_proto_rawDesc = "" +
 	"\x04Site\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\tR\tpartition\x12(\n" +
 	"\x06medium\x18\x02 \x01(\v2\x10.ingot.v1.MediumR\x06medium\x12.\n" +
-	"\x04seen\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"S\n" +
+	"\x04seen\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"U\n" +
 	"\vCachedImage\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\tR\tpartition\x12\x14\n" +
-	"\x05image\x18\x02 \x01(\tR\x05image\x12\x10\n" +
-	"\x03url\x18\x03 \x01(\tR\x03url\"\xad\x01\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\x12\x12\n" +
+	"\x04urls\x18\x03 \x03(\tR\x04urls\"\xad\x01\n" +
 	"\tSightings\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x129\n" +
 	"\x04seen\x18\x02 \x03(\v2%.ingot.private.v1.Sightings.SeenEntryR\x04seen\x1aS\n" +
