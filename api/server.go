@@ -68,6 +68,8 @@ type Server struct {
 	validator protovalidate.Validator
 	metrics   metrics
 	streams   streams
+	sightings sightings
+	progress  progress
 	verified  verified
 	served    map[string]bool // full names of services
 	handler   http.Handler
@@ -103,12 +105,13 @@ const (
 	sweepEvery  = time.Hour
 )
 
-// Run ends the streams of callers who lost the right to them, deletes what has
-// expired and renews the key that signs tokens, until ctx ends. Then it ends
+// Run ends the streams of callers who lost the right to them, writes when
+// machines were heard of, deletes what has expired and renews the key that signs tokens, until ctx ends. Then it ends
 // all streams.
 func (s *Server) Run(ctx context.Context) error {
-	check, sweep := time.NewTicker(streamCheck), time.NewTicker(sweepEvery)
+	check, sweep, flush := time.NewTicker(streamCheck), time.NewTicker(sweepEvery), time.NewTicker(flushEvery)
 	defer check.Stop()
+	defer flush.Stop()
 	defer sweep.Stop()
 	for {
 		select {
@@ -120,6 +123,10 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 			if err := s.sweep(ctx); err != nil {
 				s.log.Error("api: what has expired cannot be deleted", "error", err)
+			}
+		case <-flush.C:
+			if err := s.flushSightings(ctx); err != nil {
+				s.log.Error("api: sightings cannot be written", "error", err)
 			}
 		case <-ctx.Done():
 			s.streams.closeAll(errStopping)

@@ -26,18 +26,28 @@ import (
 func (s *Server) services() []service {
 	return []service{
 		serve[adminv2connect.ComponentServiceHandler](adminv2connect.NewComponentServiceHandler, adminComponents{Server: s}),
+		serve[adminv2connect.MachineServiceHandler](adminv2connect.NewMachineServiceHandler, adminMachines{Server: s}),
 		serve[adminv2connect.ProjectServiceHandler](adminv2connect.NewProjectServiceHandler, adminProjects{Server: s}),
 		serve[adminv2connect.TenantServiceHandler](adminv2connect.NewTenantServiceHandler, adminTenants{Server: s}),
 		serve[adminv2connect.TokenServiceHandler](adminv2connect.NewTokenServiceHandler, adminTokens{Server: s}),
 		serve[apiv2connect.HealthServiceHandler](apiv2connect.NewHealthServiceHandler, healths{Server: s}),
+		serve[apiv2connect.MachineServiceHandler](apiv2connect.NewMachineServiceHandler, machines{Server: s}),
 		serve[apiv2connect.MethodServiceHandler](apiv2connect.NewMethodServiceHandler, methods{Server: s}),
 		serve[apiv2connect.ProjectServiceHandler](apiv2connect.NewProjectServiceHandler, projects{Server: s}),
 		serve[apiv2connect.TenantServiceHandler](apiv2connect.NewTenantServiceHandler, tenants{Server: s}),
 		serve[apiv2connect.TokenServiceHandler](apiv2connect.NewTokenServiceHandler, tokens{Server: s}),
 		serve[apiv2connect.UserServiceHandler](apiv2connect.NewUserServiceHandler, users{Server: s}),
 		serve[apiv2connect.VersionServiceHandler](apiv2connect.NewVersionServiceHandler, versions{Server: s}),
+		serve[infrav2connect.BMCServiceHandler](infrav2connect.NewBMCServiceHandler, infraBMCs{Server: s}),
+		serve[infrav2connect.BootServiceHandler](infrav2connect.NewBootServiceHandler, infraBoots{Server: s}),
 		serve[infrav2connect.ComponentServiceHandler](infrav2connect.NewComponentServiceHandler, infraComponents{Server: s}),
+		serve[infrav2connect.EventServiceHandler](infrav2connect.NewEventServiceHandler, events{Server: s}),
+		serve[ingotv1connect.AgentServiceHandler](ingotv1connect.NewAgentServiceHandler, agents{Server: s}),
+		serve[ingotv1connect.BMCServiceHandler](ingotv1connect.NewBMCServiceHandler, bmcs{Server: s}),
+		serve[ingotv1connect.BootServiceHandler](ingotv1connect.NewBootServiceHandler, boots{Server: s}),
 		serve[ingotv1connect.EnrolmentServiceHandler](ingotv1connect.NewEnrolmentServiceHandler, enrolments{Server: s}),
+		serve[ingotv1connect.SiteServiceHandler](ingotv1connect.NewSiteServiceHandler, sites{Server: s}),
+		serve[ingotv1connect.TimelineServiceHandler](ingotv1connect.NewTimelineServiceHandler, timelines{Server: s}),
 		serve[ingotv1connect.WatchServiceHandler](ingotv1connect.NewWatchServiceHandler, watches{Server: s}),
 	}
 }
@@ -60,7 +70,7 @@ const (
 func (s *Server) mux() http.Handler {
 	opts := []connect.HandlerOption{
 		connect.WithRequestGate(s.admit),
-		connect.WithInterceptors(&interceptor{s}),
+		connect.WithInterceptors(&interceptor{Server: s}),
 		connect.WithReadMaxBytes(maxRequest),
 		connect.WithCompressMinBytes(compressAt),
 	}

@@ -25,7 +25,12 @@ import (
 // name and a function that joins the view.
 func (s *Server) watched() []watchable {
 	return []watchable{
+		{"allocation", nameOf[*apiv2.Machine](), allocationChange},
 		watch("component", records.Components, (*apiv2.Component).GetUuid, nil),
+		{"event", nameOf[*apiv2.Machine](), machineChange},
+		{"hardware", nameOf[*apiv2.Machine](), machineChange},
+		{"machine", nameOf[*apiv2.Machine](), machineChange},
+		{"machine-bmc", nameOf[*apiv2.Machine](), machineChange},
 		watch("project", records.Projects, (*apiv2.Project).GetUuid, (*apiv2.Project).GetUuid),
 		watch("tenant", records.Tenants, (*apiv2.Tenant).GetLogin, nil),
 		{"token", nameOf[*apiv2.Token](), tokenChange},

@@ -1,0 +1,139 @@
+package api
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/machine"
+	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
+	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/store"
+)
+
+// sites serves the management servers.
+type sites struct{ *Server }
+
+var _ ingotv1connect.SiteServiceHandler = sites{}
+
+// siteInputs are the tables a site's wanted state is made of.
+var siteInputs = []string{"allocation/", "bmc/", "bmc-status/", "fabric/", "image/", "imagesource/", "machine/", "operation/", "partition/", "secret/bmc/"}
+
+// Wanted implements ingot.v1. The generation is the revision of the store that
+// the state was made from: it grows, also over a restart, and is written
+// nowhere.
+func (s sites) Wanted(ctx context.Context, req *connect.Request[ingotv1.SiteServiceWantedRequest], stream *connect.ServerStream[ingotv1.SiteServiceWantedResponse]) error {
+	var told *ingotv1.SiteWanted
+	return s.follow(ctx, func(snap store.Snapshot, idle bool) error {
+		if err := s.takeAll(ctx, snap, req.Msg.GetPartition()); err != nil {
+			return err
+		}
+		snap = s.db.Snapshot()
+		w, err := s.wanted(snap, req.Msg.GetPartition())
+		if err != nil {
+			return err
+		}
+		if proto.Equal(w, told) {
+			if idle {
+				return stream.Send(&ingotv1.SiteServiceWantedResponse{})
+			}
+			return nil
+		}
+		told = proto.CloneOf(w)
+		w.Generation = &ingotv1.Generation{N: uint64(snap.Rev())}
+		return stream.Send(&ingotv1.SiteServiceWantedResponse{Wanted: w})
+	}, siteInputs...)
+}
+
+// listenerOf is the site of a partition as a listener for operations. A site
+// that reconnects is the same one, and is told again.
+func listenerOf(partition string) string { return "site/" + partition }
+
+// takeAll takes the open operations on BMCs that the site of a partition knows
+// for it.
+func (s *Server) takeAll(ctx context.Context, r store.Reader, partition string) error {
+	for o := range records.Operations.By(r, "open", partition) {
+		b, ok := records.MachineBMCs.Peek(r, o.GetOperation().GetMachine())
+		if o.GetTaken() != nil || !ok || b.GetBmc() == "" {
+			continue
+		}
+		if err := s.db.Update(ctx, func(tx *store.Tx) error {
+			_, _, err := machine.Take(tx, o.GetOperation().GetMachine(), listenerOf(partition))
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wanted returns what a partition's management server shall bring about,
+// without a generation.
+func (s *Server) wanted(r store.Reader, partition string) (*ingotv1.SiteWanted, error) {
+	p, err := records.Partitions.Get(r, partition)
+	if err != nil {
+		return nil, err
+	}
+	fabric, _ := records.Fabrics.Peek(r, partition)
+	c := p.GetBootConfiguration()
+	w := &ingotv1.SiteWanted{Fabric: fabric, KernelUrl: c.GetKernelUrl(), InitrdUrl: c.GetImageUrl(), CommandLine: c.GetCommandline()}
+	for b := range records.BMCs.By(r, "partition", partition) {
+		bmc := machine.Wanted(r, b)
+		if o, ok := records.Operations.Peek(r, bmc.GetMachine()); ok && o.GetListener() != listenerOf(partition) {
+			bmc.Operation = nil // somebody else carries it out
+		}
+		if bmc.Password, err = s.unseal(r, records.BMCPasswordKey(partition, b.GetId())); err != nil {
+			return nil, err
+		}
+		w.Bmcs = append(w.Bmcs, bmc)
+	}
+	for i := range records.Images.All(r) {
+		source, _ := records.ImageSources.Peek(r, i.GetId())
+		if source != nil {
+			source.Checks = nil // what a site says must not come back as news
+		}
+		w.Images = append(w.Images, &ingotv1.ImageWanted{Image: i.GetId(), Url: i.GetUrl(), Source: source})
+	}
+	return w, nil
+}
+
+// Report implements ingot.v1. One report that cannot be stored does not keep
+// the others from being stored.
+func (s sites) Report(ctx context.Context, req *connect.Request[ingotv1.SiteServiceReportRequest]) (*connect.Response[ingotv1.SiteServiceReportResponse], error) {
+	var failed error
+	for _, r := range req.Msg.GetReports() {
+		if err := s.update(ctx, func(tx *store.Tx) error { return machine.Scanned(tx, req.Msg.GetPartition(), r) }); err != nil {
+			failed = err
+			s.log.WarnContext(ctx, "api: scan not stored", "bmc", r.GetId(), "partition", req.Msg.GetPartition(), "error", err)
+		}
+	}
+	return connect.NewResponse(&ingotv1.SiteServiceReportResponse{}), failed
+}
+
+// Done implements ingot.v1. An operation that is not known any more was ended
+// before.
+func (s sites) Done(ctx context.Context, req *connect.Request[ingotv1.SiteServiceDoneRequest]) (*connect.Response[ingotv1.SiteServiceDoneResponse], error) {
+	return connect.NewResponse(&ingotv1.SiteServiceDoneResponse{}), s.update(ctx, func(tx *store.Tx) error {
+		if o, ok := machine.Lookup(tx, req.Msg.GetOperation()); ok && o.GetPartition() != req.Msg.GetPartition() {
+			return fault.New(fault.NotFound, "operation "+req.Msg.GetOperation(), "not found", "")
+		}
+		return machine.Done(tx, req.Msg.GetOperation(), req.Msg.GetError(), req.Msg.GetPowerOffSeen())
+	})
+}
+
+// Cached implements ingot.v1.
+func (s sites) Cached(ctx context.Context, req *connect.Request[ingotv1.SiteServiceCachedRequest]) (*connect.Response[ingotv1.SiteServiceCachedResponse], error) {
+	for _, c := range req.Msg.GetImages() {
+		if err := s.update(ctx, func(tx *store.Tx) error { return machine.Cached(tx, req.Msg.GetPartition(), c) }); err != nil {
+			return nil, err
+		}
+	}
+	return connect.NewResponse(&ingotv1.SiteServiceCachedResponse{}), s.update(ctx, func(tx *store.Tx) error {
+		return records.Sites.Put(tx, &privatev1.Site{Partition: req.Msg.GetPartition(), Medium: req.Msg.GetMedium(), Seen: timestamppb.New(tx.Now())})
+	})
+}
