@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/ingot-cloud/ingot/client"
 )
 
 // A box lets connect carry a message whose type is only known when the command
@@ -21,8 +22,7 @@ type box struct{ proto.Message }
 
 // A caller calls methods by their descriptors.
 type caller struct {
-	base    string // scheme, host and port, without a slash at the end
-	http    connect.HTTPClient
+	*client.Client
 	timeout time.Duration // of a unary call; 0 is none
 	debug   io.Writer     // nil if requests are not to be printed
 }
@@ -41,12 +41,15 @@ func procedure(m protoreflect.MethodDescriptor) string {
 	return "/" + string(m.Parent().FullName()) + "/" + string(m.Name())
 }
 
-func (c *caller) client(m protoreflect.MethodDescriptor) *connect.Client[box, box] {
+// of returns a client for one method.
+func (c *caller) of(m protoreflect.MethodDescriptor) *connect.Client[box, box] {
 	fill := connect.WithResponseInitializer(func(_ connect.Spec, msg any) error {
 		msg.(*box).Message = newMessage(m.Output()).Interface()
 		return nil
 	})
-	return connect.NewClient[box, box](c.http, c.base+procedure(m), connect.WithSchema(m), fill)
+	return client.Of(c.Client, func(h connect.HTTPClient, url string, opts ...connect.ClientOption) *connect.Client[box, box] {
+		return connect.NewClient[box, box](h, url+procedure(m), append(opts, connect.WithSchema(m), fill)...)
+	})
 }
 
 // unary calls a method and returns its answer.
@@ -64,22 +67,18 @@ func (c *caller) at(ctx context.Context, m protoreflect.MethodDescriptor, req pr
 		defer cancel()
 	}
 	began := time.Now()
-	res, err := c.client(m).CallUnary(ctx, connect.NewRequest(&box{req.Interface()}))
+	res, err := c.of(m).CallUnary(ctx, connect.NewRequest(&box{req.Interface()}))
 	c.trace(m, req, began, err)
 	if err != nil {
 		return nil, 0, err
 	}
-	revision, err := strconv.ParseInt(res.Header().Get("Ingot-Revision"), 10, 64)
-	if err != nil {
-		revision = 0 // not every answer has one
-	}
-	return res.Msg.ProtoReflect(), revision, nil
+	return res.Msg.ProtoReflect(), client.Revision(res.Header()), nil
 }
 
 // stream calls a method that streams its answer, until it ends or each fails.
 func (c *caller) stream(ctx context.Context, m protoreflect.MethodDescriptor, req protoreflect.Message, each func(protoreflect.Message) error) error {
 	began := time.Now()
-	res, err := c.client(m).CallServerStream(ctx, connect.NewRequest(&box{req.Interface()}))
+	res, err := c.of(m).CallServerStream(ctx, connect.NewRequest(&box{req.Interface()}))
 	if err != nil {
 		c.trace(m, req, began, err)
 		return err

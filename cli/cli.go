@@ -18,6 +18,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/ingot-cloud/ingot/client"
 )
 
 // Options are what a process hands to Main.
@@ -51,6 +53,10 @@ func Main(ctx context.Context, o Options) int {
 	}
 	return exitCode(err)
 }
+
+// patience is how long a call is repeated while the server cannot be reached:
+// long enough for a restart behind a load balancer, short for a wrong url.
+const patience = time.Second
 
 // errReported ends the program with exitFailed after the errors were printed.
 var errReported = errors.New("reported")
@@ -153,11 +159,11 @@ func (a *app) dial(p profile) (*caller, error) {
 	if err := p.server(); err != nil {
 		return nil, err
 	}
-	h, err := httpClient(p)
+	dialed, err := client.New(client.Config{URL: p.APIURL, CAFile: p.CAFile, Token: p.Token, Retry: client.Retry{For: patience}})
 	if err != nil {
 		return nil, err
 	}
-	c := &caller{base: strings.TrimSuffix(p.APIURL, "/"), http: h, timeout: a.timeout}
+	c := &caller{Client: dialed, timeout: a.timeout}
 	if a.debug {
 		c.debug = a.Err
 	}

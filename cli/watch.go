@@ -4,13 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
 	"unicode/utf8"
 
-	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/ingot-cloud/ingot/client"
 	"github.com/ingot-cloud/ingot/fault"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 )
@@ -25,19 +24,14 @@ func (r *resource) watchable() bool {
 // A watch is a list that goes on.
 type watch struct {
 	*call
-	list     protoreflect.MethodDescriptor
-	request  protoreflect.Message
-	stream   protoreflect.MethodDescriptor
-	project  string
-	after    int64 // the last revision that was shown completely
-	layout   layout
-	width    []int
-	progress bool // since the stream was opened
+	list    protoreflect.MethodDescriptor
+	request protoreflect.Message
+	layout  layout
+	width   []int
 }
 
-// watchList prints a list and then, as they come, objects that change. A
-// broken stream is resumed; if the server no longer knows what changed, the
-// list is printed again.
+// watchList prints a list and then, as they come, objects that change. If the
+// server no longer knows what changed, the list is printed again.
 func (k *call) watchList(ctx context.Context) error {
 	given, err := k.given("")
 	if err != nil {
@@ -55,78 +49,38 @@ func (k *call) watchList(ctx context.Context) error {
 	if w.request, err = k.request(w.list, given); err != nil {
 		return err
 	}
-	w.stream = mustMethod("ingot.v1.WatchService.All")
+	follow := client.Watch{Types: []string{string(k.verb.resource.message.FullName())}, List: w.all, Apply: w.change}
 	if f := w.list.Input().Fields().ByName("project"); f != nil && w.request.Has(f) {
-		w.stream = mustMethod("ingot.v1.WatchService.Project")
-		w.project = w.request.Get(f).String()
+		follow.Project = w.request.Get(f).String()
 	}
-	if err := w.all(ctx); err != nil {
-		return err
+	if k.debug {
+		follow.Lost = func(err error) { fmt.Fprintf(k.Err, "watch: %s\n", explain(err)) }
 	}
-	for wait := time.Second; ; {
-		w.progress = false
-		err := k.caller.stream(ctx, w.stream, w.question(), w.change)
-		if w.progress {
-			wait = time.Second
-		}
-		switch code := connect.CodeOf(err); {
-		case ctx.Err() != nil:
-			return context.Canceled
-		case code == connect.CodeOutOfRange:
-			err = w.all(ctx)
-		case err == nil || code == connect.CodeUnavailable || code == connect.CodeDeadlineExceeded || !connect.IsWireError(err):
-			err = pause(ctx, wait)
-			wait = min(2*wait, 30*time.Second)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Canceled
-	case <-t.C:
-		return nil
-	}
-}
-
-// question asks for what changed after the last revision shown.
-func (w *watch) question() protoreflect.Message {
-	types := []string{string(w.verb.resource.message.FullName())}
-	if w.project != "" {
-		return (&ingotv1.WatchServiceProjectRequest{Project: w.project, Types: types, After: w.after}).ProtoReflect()
-	}
-	return (&ingotv1.WatchServiceAllRequest{Types: types, After: w.after}).ProtoReflect()
+	return k.caller.Watch(ctx, follow)
 }
 
 // all prints the list as it is now.
-func (w *watch) all(ctx context.Context) error {
+func (w *watch) all(ctx context.Context) (int64, error) {
 	res, revision, err := w.caller.at(ctx, w.list, w.request)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if revision == 0 {
-		return fault.New(fault.Unimplemented, w.verb.resource.name, "cannot be watched on this server", "")
+		return 0, fault.New(fault.Unimplemented, w.verb.resource.name, "cannot be watched on this server", "")
 	}
-	w.after = revision
+	w.print.now = w.now()
 	f := payload(w.list.Output())
 	l, rows, err := w.print.arrange(f.Message(), entries(res.Get(f), f), false)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	w.layout, w.width = l, nil
 	if !w.tabular() {
 		for _, r := range whole(rows) {
 			if err := w.object(r.of); err != nil {
-				return err
+				return 0, err
 			}
 		}
-		return nil
+		return revision, nil
 	}
 	var lines [][]string
 	if !w.print.noHeaders {
@@ -135,11 +89,11 @@ func (w *watch) all(ctx context.Context) error {
 	for _, r := range rows {
 		lines = append(lines, append([]string{""}, w.print.shown(l, r)...))
 	}
-	w.width = widths(lines, w.print.width)
+	w.layout, w.width = l, widths(lines, w.print.width)
 	if len(w.width) > 0 {
 		w.width[0] = len("gone")
 	}
-	return w.print.lines(lines, w.width)
+	return revision, w.print.lines(lines, w.width)
 }
 
 func (w *watch) tabular() bool {
@@ -147,21 +101,13 @@ func (w *watch) tabular() bool {
 }
 
 // change prints what one revision changed.
-func (w *watch) change(m protoreflect.Message) error {
-	var c *ingotv1.Change
-	switch m := m.Interface().(type) {
-	case *ingotv1.WatchServiceAllResponse:
-		c = m.Change
-	case *ingotv1.WatchServiceProjectResponse:
-		c = m.Change
-	}
+func (w *watch) change(c *ingotv1.Change) error {
 	w.print.now = w.now()
 	for _, r := range c.GetResources() {
 		if err := w.one(r); err != nil {
 			return err
 		}
 	}
-	w.after, w.progress = c.GetRevision(), true
 	return nil
 }
 
