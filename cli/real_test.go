@@ -1,10 +1,14 @@
 package cli_test
 
 import (
+	"bufio"
+	"context"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +17,7 @@ import (
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 
 	"github.com/ingot-cloud/ingot/api"
+	"github.com/ingot-cloud/ingot/cli"
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/secret"
 	"github.com/ingot-cloud/ingot/store/storetest"
@@ -69,4 +74,45 @@ func serve(t testing.TB) (admin string, ca []byte, url string, err error) {
 		}
 	})
 	return admin, srv.CA(), url, nil
+}
+
+// TestWatchServer follows the tenants while another run of ingot changes them.
+func TestWatchServer(t *testing.T) {
+	admin, ca, url, err := serve(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "ca.crt"), ca, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"HOME": dir, "INGOT_API_URL": url, "INGOT_CA_FILE": filepath.Join(dir, "ca.crt"), "INGOT_TOKEN": admin}
+	run := func(ctx context.Context, out io.Writer, args ...string) int {
+		return cli.Main(ctx, cli.Options{
+			Args: args, In: strings.NewReader(""), Out: out, Err: t.Output(), Env: func(k string) string { return env[k] },
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	code := make(chan int, 1)
+	go func() { code <- run(ctx, w, "tenant", "list", "--admin", "--watch", "-o", "name"); w.Close() }()
+	lines := bufio.NewScanner(r)
+	next := func(want string) {
+		t.Helper()
+		if !lines.Scan() || lines.Text() != want {
+			t.Errorf("%q, want %q", lines.Text(), want)
+		}
+	}
+	next("ingot")
+	for _, args := range [][]string{{"tenant", "create", "--admin", "--name", "acme", "--email", "a@acme.example"}, {"tenant", "delete", "acme", "--yes"}} {
+		if c := run(t.Context(), io.Discard, args...); c != 0 {
+			t.Fatalf("%v: exit code %d", args, c)
+		}
+	}
+	next("acme")
+	next("gone  acme")
+	cancel()
+	if c := <-code; c != 130 {
+		t.Errorf("exit code %d, want 130", c)
+	}
 }
