@@ -5,29 +5,27 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"flag"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
-	"connectrpc.com/connect"
-	"github.com/metal-stack/api/go/metalstack/api/v2/apiv2connect"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/ingot-cloud/ingot/boot"
+	"github.com/ingot-cloud/ingot/client"
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/leaf"
 	"github.com/ingot-cloud/ingot/lldp"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 )
 
@@ -79,18 +77,16 @@ func run(ctx context.Context, o options) error {
 	if err := os.MkdirAll(o.stateDir, 0o700); err != nil {
 		return err
 	}
-	transport, err := upstream(o.caFile)
-	if err != nil {
-		return err
-	}
-	client := &http.Client{Transport: transport}
-	base := strings.TrimSuffix(o.apiURL, "/")
 	device := &leaf.Linux{Dir: o.stateDir}
 	var frr leaf.FRRVersion
 	if err := retry(ctx, log, func() (err error) { frr, err = device.FRRVersion(ctx); return err }); err != nil {
 		return err
 	}
-	identity, err := o.identify(ctx, log, ingotv1connect.NewEnrolmentServiceClient(client, base))
+	if o.tokenFile == "" {
+		o.tokenFile = filepath.Join(o.stateDir, "token")
+	}
+	c, err := client.Join(ctx, client.Config{URL: o.apiURL, CAFile: o.caFile, TokenFile: o.tokenFile},
+		client.FarEnd{Kind: ingotv1.FarEnd_FAR_END_LEAF, ID: o.id, Partition: o.partition}, o.secretFile, notYet(log))
 	if err != nil {
 		return err
 	}
@@ -99,19 +95,18 @@ func run(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	auth := connect.WithInterceptors(identity.Authorize())
 	system := systemName()
 	agent, err := leaf.New(leaf.Config{
 		Switch: o.id, Partition: o.partition, ManagementIP: o.managementIP,
 		Management: list(o.management), Uplinks: list(o.uplinks),
 		OS: system, Version: version, FRR: frr, Dir: o.stateDir, Device: device, Log: log,
-		API: ingotv1connect.NewLeafServiceClient(client, base, auth),
+		API: client.Of(c, ingotv1connect.NewLeafServiceClient),
 		Neighbors: &leaf.Neighbors{Self: lldp.Frame{
 			ChassisID: chassis(o.management), SystemName: o.id, SystemDescription: system + ", ingot-leaf " + version,
 		}},
 		Boot: &boot.Server{
-			Switch: o.id, Partition: o.partition, API: api, Upstream: transport, Log: log,
-			Tokens: ingotv1connect.NewBootServiceClient(client, base, auth),
+			Switch: o.id, Partition: o.partition, API: api, Upstream: c.Transport(), Log: log,
+			Tokens: client.Of(c, ingotv1connect.NewBootServiceClient),
 		},
 	})
 	if err != nil {
@@ -119,33 +114,12 @@ func run(ctx context.Context, o options) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
-	g.Go(func() error {
-		return identity.Run(ctx, apiv2connect.NewTokenServiceClient(client, base, auth), func(err error) {
-			log.Error("token", "error", err)
-		})
-	})
+	g.Go(func() error { return c.KeepToken(ctx, func(err error) { log.Error("token", "error", err) }) })
 	return g.Wait()
 }
 
-// identify returns the leaf's identity, enrolling it if it has none.
-func (o options) identify(ctx context.Context, log *slog.Logger, c ingotv1connect.EnrolmentServiceClient) (*leaf.Identity, error) {
-	path := o.tokenFile
-	if path == "" {
-		path = leaf.TokenFile(o.stateDir)
-	}
-	identity, err := leaf.OpenIdentity(path)
-	if err == nil || o.secretFile == "" || fault.KindOf(err) != fault.NotFound {
-		return identity, err
-	}
-	err = retry(ctx, log, func() error {
-		secret, err := os.ReadFile(o.secretFile)
-		if err != nil {
-			return err
-		}
-		identity, err = leaf.Enrol(ctx, c, string(secret), o.id, o.partition, path)
-		return err
-	})
-	return identity, err
+func notYet(log *slog.Logger) func(error) {
+	return func(err error) { log.Error("cannot start yet", "error", err) }
 }
 
 // retry repeats what the switch cannot start without until it succeeds.
@@ -157,7 +131,7 @@ func retry(ctx context.Context, log *slog.Logger, do func() error) error {
 		}
 		if err.Error() != said {
 			said = err.Error()
-			log.Error("cannot start yet", "error", err)
+			notYet(log)(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -165,30 +139,6 @@ func retry(ctx context.Context, log *slog.Logger, do func() error) error {
 		case <-time.After(time.Second):
 		}
 	}
-}
-
-// upstream is the way to the control plane.
-func upstream(caFile string) (*http.Transport, error) {
-	t := &http.Transport{
-		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13}, ForceAttemptHTTP2: true,
-		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
-		// A peer that vanished is noticed, also in the middle of a stream.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
-	}
-	if caFile == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fault.New(fault.Invalid, caFile, "holds no certificate", "")
-	}
-	t.TLSClientConfig.RootCAs = pool
-	return t, nil
 }
 
 func hostport(u *url.URL) string {

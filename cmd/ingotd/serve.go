@@ -35,10 +35,11 @@ type options struct {
 	endpoints []string
 	provider  string
 	logLevel  slog.Level
+	site      siteOptions
 }
 
-// parts are what a process can be made of.
-var parts = []string{"api"}
+// controlParts are what a control plane is made of.
+var controlParts = []string{"api"}
 
 func serveCommand() *cobra.Command {
 	var o options
@@ -61,19 +62,26 @@ first token (admin.token), with which everything else can be made.`,
 	f.StringVar(&o.dir, "data-dir", "/var/lib/ingot", "directory of all state; made if it does not exist")
 	f.StringVar(&o.listen, "listen", "[::]:8443", "host and port to serve the API on")
 	f.StringSliceVar(&o.hosts, "host-name", nil, "name or address clients use, for the certificate; the first is the API's own (default: from --listen)")
-	f.StringSliceVar(&o.parts, "parts", parts, "what this process is made of")
+	f.StringSliceVar(&o.parts, "parts", controlParts, "what this process is made of; bmc, boot and cache make it a partition's management server")
 	f.StringVar(&o.keyFile, "key-file", "", "key ring that seals secrets (default: systemd's credential ingot-keys, or DIR/keys)")
 	f.StringSliceVar(&o.endpoints, "etcd-endpoints", nil, "use this etcd cluster instead of an embedded member")
 	f.StringVar(&o.provider, "provider", "ingot", "login of the tenant that operates the cloud, when it is made")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	o.site.flags(f)
 	return c
 }
 
 // serve runs until ctx ends or a part fails.
 func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
+	known := append(slices.Clone(controlParts), siteParts...)
 	for _, p := range o.parts {
-		if !slices.Contains(parts, p) {
-			return fault.New(fault.Invalid, "part "+p, "not known", "known are "+strings.Join(parts, ", "))
+		if !slices.Contains(known, p) {
+			return fault.New(fault.Invalid, "part "+p, "not known", "known are "+strings.Join(known, ", "))
+		}
+	}
+	if hasSite(o.parts) {
+		if err := o.site.check(o.parts); err != nil {
+			return err
 		}
 	}
 	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: o.logLevel}))
@@ -83,6 +91,9 @@ func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
 	}
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return fault.Wrap(fault.Precondition, "data directory "+o.dir, "cannot be made", err)
+	}
+	if !slices.ContainsFunc(o.parts, func(p string) bool { return slices.Contains(controlParts, p) }) {
+		return runSite(ctx, o.site, o.parts, o.dir, log)
 	}
 	kv, err := store.OpenEtcd(ctx, store.EtcdConfig{Dir: o.dir, Endpoints: o.endpoints, Log: log})
 	if err != nil {
@@ -121,7 +132,12 @@ func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
 		return err
 	}
 	greet(out, o.dir, url, ln.Addr(), first)
-	return run(ctx, srv, ln, srv.TLS(hosts...))
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return run(ctx, srv, ln, srv.TLS(hosts...)) })
+	if hasSite(o.parts) { // it reaches the API like any site
+		g.Go(func() error { return runSite(ctx, o.site, o.parts, o.dir, log) })
+	}
+	return g.Wait()
 }
 
 // run runs the parts; if one ends, all do.

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ingot-cloud/ingot/client"
+	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/image"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
+	"github.com/ingot-cloud/ingot/site"
+)
+
+// siteOptions are the flags of a partition's management server.
+type siteOptions struct {
+	apiURL, caFile, tokenFile, secretFile string
+	id, partition                         string
+	mediaListen, mediaURL, stub           string
+	bootPorts                             []string
+	cacheListen                           string
+	cacheGiB                              int64
+	bmcInterval                           time.Duration
+}
+
+func (o *siteOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.apiURL, "api-url", "", "site: the control plane, https://HOST:PORT")
+	f.StringVar(&o.caFile, "ca-file", "", "site: PEM file with the control plane's CA (default: the system's)")
+	f.StringVar(&o.tokenFile, "token-file", "", "site: file with the site's token (default: site.token in --data-dir)")
+	f.StringVar(&o.secretFile, "enrol-secret-file", "", "site: file with a one-time secret, used if there is no token yet")
+	f.StringVar(&o.id, "id", "", "site: name of this management server")
+	f.StringVar(&o.partition, "partition", "", "site: partition this management server is in")
+	f.StringVar(&o.mediaListen, "media-listen", ":8080", "boot: host and port to serve boot media to BMCs on")
+	f.StringVar(&o.mediaURL, "media-url", "", "boot: url under which BMCs reach --media-listen")
+	f.StringVar(&o.stub, "efi-stub", "/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "boot: systemd's EFI stub")
+	f.StringSliceVar(&o.bootPorts, "boot-ports", nil, "cache: ports that lead to leaves; machines fetch images there")
+	f.StringVar(&o.cacheListen, "cache-port", "80", "cache: TCP port to serve images on")
+	f.Int64Var(&o.cacheGiB, "cache-gib", 50, "cache: how much space images may take")
+	f.DurationVar(&o.bmcInterval, "bmc-interval", time.Minute, "bmc: how often each BMC is looked at")
+}
+
+// siteParts are what a management server is made of.
+var siteParts = []string{"bmc", "boot", "cache"}
+
+func hasSite(parts []string) bool {
+	return slices.ContainsFunc(parts, func(p string) bool { return slices.Contains(siteParts, p) })
+}
+
+// check refuses what the wanted parts cannot work with.
+func (o *siteOptions) check(parts []string) error {
+	if u, err := url.Parse(o.apiURL); err != nil || u.Scheme != "https" || u.Host == "" {
+		return fault.New(fault.Invalid, "--api-url", "is not https://HOST:PORT", "say where the control plane is")
+	}
+	if o.id == "" || o.partition == "" {
+		return fault.New(fault.Invalid, "--id and --partition", "are needed by the parts bmc, boot and cache", "")
+	}
+	if u, err := url.Parse(o.mediaURL); slices.Contains(parts, "boot") && (err != nil || u.Host == "") {
+		return fault.New(fault.Invalid, "--media-url", "is not a url", "say where BMCs reach --media-listen")
+	}
+	if slices.Contains(parts, "cache") && len(o.bootPorts) == 0 {
+		return fault.New(fault.Invalid, "--boot-ports", "are needed by the part cache", "name the ports that lead to leaves")
+	}
+	if slices.Contains(parts, "bmc") && !slices.Contains(parts, "boot") {
+		return fault.New(fault.Invalid, "--parts", "has bmc without boot", "the part that inserts media must be with the one that serves them")
+	}
+	return nil
+}
+
+// runSite runs the parts of a management server until ctx ends.
+func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log *slog.Logger) error {
+	if o.tokenFile == "" {
+		o.tokenFile = filepath.Join(dir, "site.token")
+	}
+	c, err := client.Join(ctx, client.Config{URL: o.apiURL, CAFile: o.caFile, TokenFile: o.tokenFile},
+		client.FarEnd{Kind: ingotv1.FarEnd_FAR_END_SITE, ID: o.id, Partition: o.partition}, o.secretFile,
+		func(err error) { log.Error("site: cannot start yet", "error", err) })
+	if err != nil {
+		return err
+	}
+	api := client.Of(c, ingotv1connect.NewSiteServiceClient)
+	g, ctx := errgroup.WithContext(ctx)
+	var run []site.Part
+	medium := func() *ingotv1.Medium { return nil }
+	if slices.Contains(parts, "boot") {
+		base, err := url.Parse(o.mediaURL)
+		if err != nil {
+			return err
+		}
+		m, err := site.NewMedia(site.MediaConfig{
+			Partition: o.partition, API: api, Dir: filepath.Join(dir, "media"), URL: base, Stub: o.stub,
+			Client: &http.Client{Timeout: 10 * time.Minute}, Log: log,
+		})
+		if err != nil {
+			return err
+		}
+		medium = m.Medium
+		run = append(run, m)
+		g.Go(func() error { return serveHTTP(ctx, o.mediaListen, m.Handler()) })
+	}
+	if slices.Contains(parts, "bmc") {
+		b, err := site.NewBMCs(site.BMCsConfig{
+			Partition: o.partition, API: api, Dir: filepath.Join(dir, "operations"), Medium: medium, Every: o.bmcInterval, Log: log,
+		})
+		if err != nil {
+			return err
+		}
+		run = append(run, b)
+	}
+	if slices.Contains(parts, "cache") {
+		if err := site.ListenPorts(o.bootPorts); err != nil {
+			return err
+		}
+		cache, err := image.OpenCache(filepath.Join(dir, "images"), o.cacheGiB<<30, image.Options{})
+		if err != nil {
+			return err
+		}
+		run = append(run, site.NewImages(site.ImagesConfig{
+			Partition: o.partition, API: api, Cache: cache, URLs: site.BootAddresses(o.bootPorts, o.cacheListen), Log: log,
+		}))
+		g.Go(func() error { return serveHTTP(ctx, net.JoinHostPort("::", o.cacheListen), cache) })
+	}
+	s := site.New(site.Config{Partition: o.partition, API: api, Log: log}, run...)
+	g.Go(func() error { return s.Run(ctx) })
+	g.Go(func() error {
+		return c.KeepToken(ctx, func(err error) { log.Error("site: token", "error", err) })
+	})
+	log.Info("site: at work", "partition", o.partition, "id", o.id, "parts", strings.Join(parts, ","))
+	return g.Wait()
+}
+
+// serveHTTP serves until ctx ends.
+func serveHTTP(ctx context.Context, addr string, h http.Handler) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fault.Wrap(fault.Precondition, "address "+addr, "cannot be listened on", err)
+	}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
