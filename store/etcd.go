@@ -43,7 +43,7 @@ type EtcdConfig struct {
 	Endpoints []string
 	TLS       *tls.Config
 
-	Log *slog.Logger // slog.Default; hears of warnings and errors only
+	Log *slog.Logger // slog.Default; hears of etcd's warnings and errors
 }
 
 // Etcd is the KV and Leaser of an etcd.

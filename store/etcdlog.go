@@ -7,7 +7,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// zapToSlog hands etcd's warnings and errors to a slog.Logger.
+// zapToSlog hands etcd's warnings and errors to a slog.Logger, one level lower:
+// etcd warns of its defaults and reports as errors what it then does again.
 type zapToSlog struct{ log *slog.Logger }
 
 // Enabled implements zapcore.Core.
@@ -28,9 +29,12 @@ func (z zapToSlog) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.Chec
 
 // Write implements zapcore.Core.
 func (z zapToSlog) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	level := slog.LevelWarn
-	if e.Level > zapcore.WarnLevel {
+	level := slog.LevelInfo
+	switch {
+	case e.Level > zapcore.ErrorLevel:
 		level = slog.LevelError
+	case e.Level > zapcore.WarnLevel:
+		level = slog.LevelWarn
 	}
 	z.log.Log(context.Background(), level, "etcd: "+e.Message, attrs(fields)...)
 	return nil

@@ -203,7 +203,7 @@ func lead(t *testing.T, s *suite) {
 			<-step
 			return enough
 		})
-		if err != enough {
+		if !errors.Is(err, enough) {
 			t.Errorf("b led until %v", err)
 		}
 	})

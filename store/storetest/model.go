@@ -90,89 +90,105 @@ func (s *suite) rapid(rt *rapid.T, kv store.KV) *store.DB {
 // watches, answers and history, and compares at every step.
 func alone(rt *rapid.T, t *testing.T, s *suite) {
 	x := NewTrouble(s.kv)
-	dbs := []*store.DB{s.rapid(rt, x), s.rapid(rt, s.kv)}
-	m := model{}
-	type old struct {
-		model
-		store.Snapshot
+	rt.Repeat(rapid.StateMachineActions(&lone{
+		ctx: t.Context(), suite: s, trouble: x, dbs: []*store.DB{s.rapid(rt, x), s.rapid(rt, s.kv)}, model: model{},
+	}))
+}
+
+// lone is the state of alone, and its methods are what may happen.
+type lone struct {
+	ctx     context.Context
+	suite   *suite
+	trouble *Trouble
+	dbs     []*store.DB // the first is in trouble
+	model   model
+	newest  store.Rev
+	olds    []old
+}
+
+// old is a snapshot and what it should show.
+type old struct {
+	model
+	store.Snapshot
+}
+
+// Check compares every replica and every kept snapshot with the model.
+func (l *lone) Check(rt *rapid.T) {
+	for i, db := range l.dbs {
+		if err := db.Wait(l.ctx, l.newest); err != nil {
+			rt.Fatal(err)
+		}
+		l.model.agree(rt, fmt.Sprint("replica ", i), db.Snapshot())
 	}
-	var olds []old
-	newest := store.Rev(0)
-	rt.Repeat(map[string]func(*rapid.T){
-		"": func(rt *rapid.T) {
-			for i, db := range dbs {
-				if err := db.Wait(t.Context(), newest); err != nil {
-					rt.Fatal(err)
-				}
-				m.agree(rt, fmt.Sprint("replica ", i), db.Snapshot())
-			}
-			for _, o := range olds {
-				o.agree(rt, "an old snapshot", o.Snapshot)
-			}
-		},
-		"update": func(rt *rapid.T) {
-			ops := rapid.SliceOfN(genOp, 1, 8).Draw(rt, "ops")
-			refused := errors.New("refused")
-			refuse := rapid.IntRange(0, 9).Draw(rt, "refuse") == 0
-			db := dbs[rapid.IntRange(0, 1).Draw(rt, "replica")]
-			var after model
-			err := db.Update(t.Context(), func(tx *store.Tx) error {
-				after = maps.Clone(m)
-				for _, o := range ops {
-					o.run(rt, tx, after)
-				}
-				after.agree(rt, "within the tx", tx)
-				if refuse {
-					return refused
-				}
-				return nil
-			})
-			if refuse && errors.Is(err, refused) {
-				return
-			} else if err != nil {
-				rt.Fatal(err)
-			}
-			m, newest = after, db.Snapshot().Rev()
-		},
-		"keep": func(*rapid.T) {
-			if len(olds) < 4 {
-				olds = append(olds, old{maps.Clone(m), dbs[0].Snapshot()})
-			}
-		},
-		"answer lost": func(rt *rapid.T) {
-			applied := rapid.Bool().Draw(rt, "applied")
-			x.OnCommit(once(func(commit func() (store.Rev, bool, error)) (store.Rev, bool, error) {
-				if applied {
-					_, _, _ = commit()
-				}
-				return unknown()
-			}))
-		},
-		"watch cut": func(rt *rapid.T) {
-			release := x.Hold()
-			defer release()
-			db := dbs[1]
-			o := genOp.Draw(rt, "op")
-			if err := db.Update(t.Context(), func(tx *store.Tx) error {
-				after := maps.Clone(m)
-				o.run(rt, tx, after)
-				m = after
-				return nil
-			}); err != nil {
-				rt.Fatal(err)
-			}
-			newest = db.Snapshot().Rev()
-			if rapid.Bool().Draw(rt, "compact") {
-				if err := s.kv.(interface{ Compact(context.Context) error }).Compact(t.Context()); err != nil {
-					rt.Fatal(err)
-				}
-			}
-		},
-		"restart": func(rt *rapid.T) {
-			dbs[1].Close()
-			dbs[1] = s.rapid(rt, s.kv)
-		},
+	for _, o := range l.olds {
+		o.agree(rt, "an old snapshot", o.Snapshot)
+	}
+}
+
+// commit runs ops on a replica and on the model; an error, if not nil, is what
+// the transaction returns in the end.
+func (l *lone) commit(rt *rapid.T, db *store.DB, ops []op, refused error) {
+	var after model
+	err := db.Update(l.ctx, func(tx *store.Tx) error {
+		after = maps.Clone(l.model)
+		for _, o := range ops {
+			o.run(rt, tx, after)
+		}
+		after.agree(rt, "within the tx", tx)
+		return refused
 	})
+	if !errors.Is(err, refused) {
+		rt.Fatal(err)
+	}
+	if refused == nil {
+		l.model, l.newest = after, db.Snapshot().Rev()
+	}
+}
+
+// Update runs a transaction on either replica.
+func (l *lone) Update(rt *rapid.T) {
+	ops := rapid.SliceOfN(genOp, 1, 8).Draw(rt, "ops")
+	var refused error
+	if rapid.IntRange(0, 9).Draw(rt, "refuse") == 0 {
+		refused = errors.New("refused")
+	}
+	l.commit(rt, l.dbs[rapid.IntRange(0, 1).Draw(rt, "replica")], ops, refused)
+}
+
+// Keep keeps a snapshot.
+func (l *lone) Keep(*rapid.T) {
+	if len(l.olds) < 4 {
+		l.olds = append(l.olds, old{maps.Clone(l.model), l.dbs[0].Snapshot()})
+	}
+}
+
+// LoseAnswer lets the next commit's answer get lost.
+func (l *lone) LoseAnswer(rt *rapid.T) {
+	applied := rapid.Bool().Draw(rt, "applied")
+	l.trouble.OnCommit(once(func(commit func() (store.Rev, bool, error)) (store.Rev, bool, error) {
+		if applied {
+			_, _, _ = commit()
+		}
+		return unknown()
+	}))
+}
+
+// CutWatch lets one replica miss something, perhaps for good.
+func (l *lone) CutWatch(rt *rapid.T) {
+	release := l.trouble.Hold()
+	defer release()
+	l.commit(rt, l.dbs[1], []op{genOp.Draw(rt, "op")}, nil)
+	if rapid.Bool().Draw(rt, "compact") {
+		if err := l.suite.kv.(interface{ Compact(context.Context) error }).Compact(l.ctx); err != nil {
+			rt.Fatal(err)
+		}
+	}
+}
+
+// Restart opens a replica again.
+func (l *lone) Restart(rt *rapid.T) {
+	l.dbs[1].Close()
+	l.dbs[1] = l.suite.rapid(rt, l.suite.kv)
 }
 
 // An op is one step of a transaction.

@@ -180,7 +180,7 @@ func crud(t *testing.T, s *suite) {
 	if err := db.Update(t.Context(), func(tx *store.Tx) error {
 		check(t, IPs.Insert(tx, ip("n", "10.0.0.4", "p")))
 		return refused
-	}); err != refused {
+	}); !errors.Is(err, refused) {
 		t.Errorf("got %v", err)
 	}
 	want(t, "after a refusal", names(IPs.All(db.Snapshot())), "n/10.0.0.2")
