@@ -144,3 +144,12 @@ func (x *Trouble) Revoke(ctx context.Context, id store.LeaseID) error {
 	}
 	return x.KV.(store.Leaser).Revoke(ctx, id)
 }
+
+// Progress makes the watches report the revision they have reached, if the KV
+// below can.
+func (x *Trouble) Progress(ctx context.Context) error {
+	if p, ok := x.KV.(interface{ Progress(context.Context) error }); ok {
+		return p.Progress(ctx)
+	}
+	return nil
+}
