@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/ingot-cloud/ingot/api"
 	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/loop"
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/secret"
 	"github.com/ingot-cloud/ingot/store"
@@ -39,7 +41,7 @@ type options struct {
 }
 
 // controlParts are what a control plane is made of.
-var controlParts = []string{"api"}
+var controlParts = []string{"api", "loops"}
 
 func serveCommand() *cobra.Command {
 	var o options
@@ -134,6 +136,9 @@ func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
 	greet(out, o.dir, url, ln.Addr(), first)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return run(ctx, srv, ln, srv.TLS(hosts...)) })
+	if slices.Contains(o.parts, "loops") {
+		g.Go(func() error { return loop.Run(ctx, db, log, loops(db)...) })
+	}
 	if hasSite(o.parts) { // it reaches the API like any site
 		g.Go(func() error { return runSite(ctx, o.site, o.parts, o.dir, log) })
 	}
@@ -145,6 +150,13 @@ func run(ctx context.Context, srv *api.Server, ln net.Listener, conf *tls.Config
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return srv.Serve(ctx, ln, conf) })
 	return g.Wait()
+}
+
+// loops are the promises of the control plane.
+func loops(db *store.DB) []loop.Loop {
+	return []loop.Loop{
+		loop.Machines(db, func() string { return uuid.Must(uuid.NewV7()).String() }),
+	}
 }
 
 // openRing opens the key ring. It makes one only if nothing in the store has
