@@ -97,6 +97,15 @@ func (c Caller) TenantRole(r store.Reader, tenant string) apiv2.TenantRole {
 	)
 }
 
+// Standing returns the caller's role in a tenant, or that of its user if the
+// token names methods and no roles.
+func (c Caller) Standing(r store.Reader, tenant string) apiv2.TenantRole {
+	if role := c.TenantRole(r, tenant); role != 0 {
+		return role
+	}
+	return TenantRole(r, c.User(), tenant)
+}
+
 // machineRole returns the caller's role for a machine.
 func (c Caller) machineRole(uuid string) apiv2.MachineRole {
 	roles := c.Token.GetToken().GetMachineRoles()

@@ -27,6 +27,9 @@ func hash(secret string) string {
 // Enrol keeps a fresh random secret with which one leaf or site can get its
 // token, once.
 func Enrol(tx *store.Tx, c Caller, secret string, req *ingotv1.EnrolmentServiceCreateRequest) (*privatev1.Enrolment, error) {
+	if _, err := records.Partitions.Get(tx, req.GetPartition()); err != nil {
+		return nil, err
+	}
 	life := EnrolmentLife
 	if req.GetValidFor() != nil {
 		life = req.GetValidFor().AsDuration()

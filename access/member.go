@@ -18,15 +18,34 @@ import (
 type Group struct {
 	noun  string
 	table *store.Table[*privatev1.Member]
+	open  func(tx *store.Tx, of string) error // whether it exists and can be joined
 }
 
 // The two kinds of group.
 var (
-	TenantGroup  = Group{"tenant", records.TenantMembers}
-	ProjectGroup = Group{"project", records.ProjectMembers}
+	TenantGroup = Group{"tenant", records.TenantMembers, func(tx *store.Tx, of string) error {
+		_, err := records.Tenants.Get(tx, of)
+		return err
+	}}
+	ProjectGroup = Group{"project", records.ProjectMembers, func(tx *store.Tx, of string) error {
+		_, err := OpenProject(tx, of)
+		return err
+	}}
 )
 
-const owner = int32(apiv2.TenantRole_TENANT_ROLE_OWNER) // and PROJECT_ROLE_OWNER
+// The roles of direct members have the same numbers in both kinds.
+const (
+	owner  = int32(apiv2.TenantRole_TENANT_ROLE_OWNER)
+	viewer = int32(apiv2.TenantRole_TENANT_ROLE_VIEWER)
+)
+
+// checkRole refuses what no direct member can be.
+func checkRole[R ~int32](role R) error {
+	if r := int32(role); r < owner || r > viewer {
+		return fault.New(fault.Invalid, "", "role must be owner, editor or viewer", "")
+	}
+	return nil
+}
 
 // Members yields the direct members of a tenant or project by name.
 func (g Group) Members(r store.Reader, of string) iter.Seq[*privatev1.Member] {
@@ -36,11 +55,14 @@ func (g Group) Members(r store.Reader, of string) iter.Seq[*privatev1.Member] {
 // AddMember makes an existing tenant a direct member; fault.Exists if it is
 // one.
 func AddMember[R ~int32](tx *store.Tx, g Group, of, member string, role R) (*privatev1.Member, error) {
-	if _, err := records.Tenants.Get(tx, member); err != nil {
+	if err := checkRole(role); err != nil {
 		return nil, err
 	}
-	if role == 0 {
-		return nil, fault.New(fault.Invalid, "", "role must be specified", "")
+	if err := g.open(tx, of); err != nil {
+		return nil, err
+	}
+	if _, err := records.Tenants.Get(tx, member); err != nil {
+		return nil, err
 	}
 	if _, is := g.table.Peek(tx, records.MemberKey(of, member)); is {
 		g.table.Rely(tx, records.MemberKey(of, member))
@@ -53,8 +75,8 @@ func AddMember[R ~int32](tx *store.Tx, g Group, of, member string, role R) (*pri
 // UpdateMember changes a direct member's role. The last owner keeps his, and
 // so does everybody in the tenant that carries his name.
 func UpdateMember[R ~int32](tx *store.Tx, g Group, of, member string, role R) (*privatev1.Member, error) {
-	if role == 0 {
-		return nil, fault.New(fault.Invalid, "", "role must be specified", "")
+	if err := checkRole(role); err != nil {
+		return nil, err
 	}
 	m, err := g.get(tx, of, member)
 	if err != nil {

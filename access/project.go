@@ -82,5 +82,8 @@ func DeleteProject(tx *store.Tx, uuid string) (*apiv2.Project, error) {
 	if err := ProjectGroup.dissolve(tx, uuid); err != nil {
 		return nil, err
 	}
+	if err := ProjectGroup.uninvite(tx, uuid); err != nil {
+		return nil, err
+	}
 	return records.Projects.Delete(tx, uuid)
 }

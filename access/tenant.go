@@ -64,6 +64,7 @@ func DeleteTenant(tx *store.Tx, login string) (*apiv2.Tenant, error) {
 		return nil, err
 	}
 	tx.Bump(projectsOf(login))
+	tx.Guard("tenant-member/" + records.MemberKey(login, "")) // a member who is just joining would stay
 	switch own := records.MemberKey(login, login); {
 	case t.GetMeta().GetLabels().GetLabels()[records.ProviderLabel] != "":
 		return nil, fault.New(fault.Precondition, "", "the provider tenant cannot be deleted", "")
@@ -73,6 +74,9 @@ func DeleteTenant(tx *store.Tx, login string) (*apiv2.Tenant, error) {
 		return nil, fault.New(fault.Precondition, "", "there are still projects associated with this tenant, you need to delete them first", "")
 	}
 	if err := TenantGroup.dissolve(tx, login); err != nil {
+		return nil, err
+	}
+	if err := TenantGroup.uninvite(tx, login); err != nil {
 		return nil, err
 	}
 	return records.Tenants.Delete(tx, login)

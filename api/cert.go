@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -132,11 +133,25 @@ func (l *leafCertificate) current() (*tls.Certificate, error) {
 }
 
 func (l *leafCertificate) issueLeaf(now time.Time) (*tls.Certificate, error) {
-	k, ok := newestCA(l.db.Snapshot())
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := l.certify(key.Public(), "ingotd", l.hosts, now.Add(leafLife))
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: chain, PrivateKey: key}, nil
+}
+
+// certify returns a certificate for a server's key, valid until a time for
+// some names and addresses, and the authority's, both in DER.
+func (s *Server) certify(public crypto.PublicKey, name string, hosts []string, until time.Time) ([][]byte, error) {
+	k, ok := newestCA(s.db.Snapshot())
 	if !ok {
 		return nil, fault.New(fault.Internal, "certificate authority", "not found", "")
 	}
-	caKey, err := l.openKey(k)
+	caKey, err := s.openKey(k)
 	if err != nil {
 		return nil, err
 	}
@@ -144,30 +159,26 @@ func (l *leafCertificate) issueLeaf(now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "certificate authority", "cannot be parsed", err)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
 	template := &x509.Certificate{
 		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: "ingotd"},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(leafLife),
+		Subject:      pkix.Name{CommonName: name},
+		NotBefore:    s.cfg.Now().Add(-backdate),
+		NotAfter:     until,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	for _, h := range l.hosts {
+	for _, h := range hosts {
 		if a, err := netip.ParseAddr(h); err == nil {
 			template.IPAddresses = append(template.IPAddresses, a.WithZone("").AsSlice())
 		} else {
 			template.DNSNames = append(template.DNSNames, h)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, ca, public, caKey)
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{der, k.GetPublic()}, PrivateKey: key}, nil
+	return [][]byte{der, k.GetPublic()}, nil
 }
 
 // serial returns a random serial number (RFC 5280, section 4.1.2.2).

@@ -134,11 +134,20 @@ func (w *world) token(user string, req *apiv2.TokenServiceCreateRequest) string 
 	return t.GetSecret()
 }
 
+// partition makes sure that there is a partition.
+func (w *world) partition(id string) string {
+	w.t.Helper()
+	check(w.t, w.db.Update(w.t.Context(), func(tx *store.Tx) error {
+		return records.Partitions.Put(tx, &apiv2.Partition{Id: id})
+	}))
+	return id
+}
+
 // farEnd enrols a leaf or a site and returns its token.
 func (w *world) farEnd(kind ingotv1.FarEnd, partition, id string) string {
 	w.t.Helper()
 	e, err := dial(w, ingotv1connect.NewEnrolmentServiceClient, w.admin).Create(w.t.Context(), connect.NewRequest(&ingotv1.EnrolmentServiceCreateRequest{
-		Partition: partition, FarEnd: kind, Id: id,
+		Partition: w.partition(partition), FarEnd: kind, Id: id,
 	}))
 	check(w.t, err)
 	r, err := dial(w, ingotv1connect.NewEnrolmentServiceClient, "").Redeem(w.t.Context(), connect.NewRequest(&ingotv1.EnrolmentServiceRedeemRequest{

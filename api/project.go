@@ -8,7 +8,6 @@ import (
 
 	adminv2 "github.com/metal-stack/api/go/metalstack/admin/v2"
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
-	"github.com/metal-stack/api/go/metalstack/api/v2/apiv2connect"
 
 	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
@@ -17,10 +16,7 @@ import (
 	"github.com/ingot-cloud/ingot/store"
 )
 
-type projects struct {
-	*Server
-	apiv2connect.UnimplementedProjectServiceHandler // invitations
-}
+type projects struct{ *Server }
 
 var projectFilter = newFilter[*apiv2.ProjectQuery, *apiv2.Project](nil)
 
@@ -43,10 +39,7 @@ func (s projects) Get(ctx context.Context, req *apiv2.ProjectServiceGetRequest) 
 		return nil, err
 	}
 	role := c.TenantRole(r, p.GetTenant())
-	if c.IsUser() || role == 0 {
-		role = access.TenantRole(r, c.User(), p.GetTenant())
-	}
-	seesTenant := c.AdminRole(r) != 0 || role != 0 && role < apiv2.TenantRole_TENANT_ROLE_GUEST
+	seesTenant := role != 0 && role < apiv2.TenantRole_TENANT_ROLE_GUEST
 	return &apiv2.ProjectServiceGetResponse{Project: p, ProjectMembers: projectMembers(r, p, seesTenant)}, nil
 }
 
@@ -111,9 +104,6 @@ func (s projects) Leave(ctx context.Context, req *apiv2.ProjectServiceLeaveReque
 
 func (s projects) AddMember(ctx context.Context, req *apiv2.ProjectServiceAddMemberRequest) (*apiv2.ProjectServiceAddMemberResponse, error) {
 	err := s.update(ctx, func(tx *store.Tx) error {
-		if _, err := access.OpenProject(tx, req.GetProject()); err != nil {
-			return err
-		}
 		_, err := access.AddMember(tx, access.ProjectGroup, req.GetProject(), req.GetMember(), req.GetRole())
 		return err
 	})

@@ -15,7 +15,8 @@ func newID() string { return uuid.Must(uuid.NewV7()).String() }
 // perSweep bounds what one transaction deletes.
 const perSweep = 100
 
-// sweep deletes what has expired: tokens, one-time secrets, components, keys.
+// sweep deletes what has expired: tokens, one-time secrets, invitations, components,
+// keys.
 func (s *Server) sweep(ctx context.Context) error {
 	for {
 		n := 0
@@ -48,6 +49,14 @@ func expired(tx *store.Tx) (deletes []func() error) {
 	for e := range records.Enrolments.All(tx) {
 		if now.After(e.GetExpires().AsTime()) {
 			deletes = append(deletes, func() error { _, err := records.Enrolments.Delete(tx, e.GetHash()); return err })
+		}
+	}
+	for i := range records.Invites.All(tx) {
+		if now.After(i.GetExpires().AsTime()) {
+			deletes = append(deletes, func() error {
+				_, err := records.Invites.Delete(tx, records.InviteKey(i.GetKind(), i.GetHash()))
+				return err
+			})
 		}
 	}
 	for c := range records.Components.All(tx) {

@@ -7,7 +7,6 @@ import (
 
 	adminv2 "github.com/metal-stack/api/go/metalstack/admin/v2"
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
-	"github.com/metal-stack/api/go/metalstack/api/v2/apiv2connect"
 
 	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
@@ -16,10 +15,7 @@ import (
 	"github.com/ingot-cloud/ingot/store"
 )
 
-type tenants struct {
-	*Server
-	apiv2connect.UnimplementedTenantServiceHandler // invitations
-}
+type tenants struct{ *Server }
 
 var tenantFilter = newFilter(map[protoName]func(*apiv2.TenantQuery, *apiv2.Tenant) bool{"paging": nil})
 
@@ -66,11 +62,7 @@ func (s tenants) Get(ctx context.Context, req *apiv2.TenantServiceGetRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	role := callerOf(ctx).TenantRole(r, t.GetLogin())
-	if role == 0 { // the token names the method, not a role
-		role = access.TenantRole(r, callerOf(ctx).User(), t.GetLogin())
-	}
-	if role == apiv2.TenantRole_TENANT_ROLE_GUEST {
+	if callerOf(ctx).Standing(r, t.GetLogin()) == apiv2.TenantRole_TENANT_ROLE_GUEST {
 		return &apiv2.TenantServiceGetResponse{Tenant: &apiv2.Tenant{Login: t.GetLogin(), Name: t.GetName()}}, nil
 	}
 	return &apiv2.TenantServiceGetResponse{Tenant: t, TenantMembers: tenantMembers(r, t.GetLogin())}, nil
@@ -110,7 +102,7 @@ func (s tenants) Leave(ctx context.Context, req *apiv2.TenantServiceLeaveRequest
 }
 
 func (s tenants) AddMember(ctx context.Context, req *apiv2.TenantServiceAddMemberRequest) (*apiv2.TenantServiceAddMemberResponse, error) {
-	if err := mayMake(callerOf(ctx).TenantRole(s.view(ctx), req.GetLogin()), req.GetRole()); err != nil {
+	if err := mayMake(callerOf(ctx).Standing(s.view(ctx), req.GetLogin()), req.GetRole()); err != nil {
 		return nil, err
 	}
 	m, err := s.addTenantMember(ctx, req.GetLogin(), req.GetMember(), req.GetRole())
@@ -179,9 +171,6 @@ func (s adminTenants) RemoveMember(ctx context.Context, req *adminv2.TenantServi
 func (s *Server) addTenantMember(ctx context.Context, login, member string, role apiv2.TenantRole) (*apiv2.TenantMember, error) {
 	var m *privatev1.Member
 	err := s.update(ctx, func(tx *store.Tx) (err error) {
-		if _, err := records.Tenants.Get(tx, login); err != nil {
-			return err
-		}
 		m, err = access.AddMember(tx, access.TenantGroup, login, member, role)
 		return err
 	})

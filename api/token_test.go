@@ -193,7 +193,7 @@ func TestEnrolment(t *testing.T) {
 	admin := dial(w, ingotv1connect.NewEnrolmentServiceClient, w.admin)
 	anyone := dial(w, ingotv1connect.NewEnrolmentServiceClient, "")
 	e, err := admin.Create(t.Context(), connect.NewRequest(&ingotv1.EnrolmentServiceCreateRequest{
-		Partition: "part-1", FarEnd: ingotv1.FarEnd_FAR_END_LEAF, Id: "leaf1"}))
+		Partition: w.partition("part-1"), FarEnd: ingotv1.FarEnd_FAR_END_LEAF, Id: "leaf1"}))
 	check(t, err)
 	redeem := connect.NewRequest(&ingotv1.EnrolmentServiceRedeemRequest{Secret: e.Msg.GetSecret()})
 	r, err := anyone.Redeem(t.Context(), redeem)

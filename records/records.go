@@ -35,6 +35,7 @@ func Tables() []store.AnyTable {
 		IPs,
 		ImageSources,
 		Images,
+		Invites,
 		Keys,
 		LeafGenerations,
 		LeafPorts,

@@ -507,6 +507,96 @@ func (x *Member) GetMeta() *v2.Meta {
 	return nil
 }
 
+// Invite is an open invitation to a project or tenant.
+type Invite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "project" or "tenant".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// SHA-256 of the secret.
+	Hash string `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	// The secret itself: owners may see it again.
+	Secret *Sealed `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Project uuid or tenant login.
+	Of string `protobuf:"bytes,4,opt,name=of,proto3" json:"of,omitempty"`
+	// A ProjectRole or a TenantRole.
+	Role          int32                  `protobuf:"varint,5,opt,name=role,proto3" json:"role,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Invite) Reset() {
+	*x = Invite{}
+	mi := &file_ingot_private_v1_records_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Invite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Invite) ProtoMessage() {}
+
+func (x *Invite) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_private_v1_records_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Invite.ProtoReflect.Descriptor instead.
+func (*Invite) Descriptor() ([]byte, []int) {
+	return file_ingot_private_v1_records_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Invite) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Invite) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *Invite) GetSecret() *Sealed {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *Invite) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *Invite) GetRole() int32 {
+	if x != nil {
+		return x.Role
+	}
+	return 0
+}
+
+func (x *Invite) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 var File_ingot_private_v1_records_proto protoreflect.FileDescriptor
 
 const file_ingot_private_v1_records_proto_rawDesc = "" +
@@ -549,7 +639,14 @@ const file_ingot_private_v1_records_proto_rawDesc = "" +
 	"\x02of\x18\x01 \x01(\tR\x02of\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x12\n" +
 	"\x04role\x18\x03 \x01(\x05R\x04role\x12+\n" +
-	"\x04meta\x18\x04 \x01(\v2\x17.metalstack.api.v2.MetaR\x04metaB?Z=github.com/ingot-cloud/ingot/proto/ingot/private/v1;privatev1b\x06proto3"
+	"\x04meta\x18\x04 \x01(\v2\x17.metalstack.api.v2.MetaR\x04meta\"\xbc\x01\n" +
+	"\x06Invite\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\x120\n" +
+	"\x06secret\x18\x03 \x01(\v2\x18.ingot.private.v1.SealedR\x06secret\x12\x0e\n" +
+	"\x02of\x18\x04 \x01(\tR\x02of\x12\x12\n" +
+	"\x04role\x18\x05 \x01(\x05R\x04role\x124\n" +
+	"\aexpires\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aexpiresB?Z=github.com/ingot-cloud/ingot/proto/ingot/private/v1;privatev1b\x06proto3"
 
 var (
 	file_ingot_private_v1_records_proto_rawDescOnce sync.Once
@@ -563,7 +660,7 @@ func file_ingot_private_v1_records_proto_rawDescGZIP() []byte {
 	return file_ingot_private_v1_records_proto_rawDescData
 }
 
-var file_ingot_private_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_ingot_private_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_ingot_private_v1_records_proto_goTypes = []any{
 	(*Sealed)(nil),                // 0: ingot.private.v1.Sealed
 	(*Token)(nil),                 // 1: ingot.private.v1.Token
@@ -571,28 +668,31 @@ var file_ingot_private_v1_records_proto_goTypes = []any{
 	(*Enrolment)(nil),             // 3: ingot.private.v1.Enrolment
 	(*Taken)(nil),                 // 4: ingot.private.v1.Taken
 	(*Member)(nil),                // 5: ingot.private.v1.Member
-	(*v2.Token)(nil),              // 6: metalstack.api.v2.Token
-	(v1.FarEnd)(0),                // 7: ingot.v1.FarEnd
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*v2.Meta)(nil),               // 9: metalstack.api.v2.Meta
+	(*Invite)(nil),                // 6: ingot.private.v1.Invite
+	(*v2.Token)(nil),              // 7: metalstack.api.v2.Token
+	(v1.FarEnd)(0),                // 8: ingot.v1.FarEnd
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*v2.Meta)(nil),               // 10: metalstack.api.v2.Meta
 }
 var file_ingot_private_v1_records_proto_depIdxs = []int32{
-	6,  // 0: ingot.private.v1.Token.token:type_name -> metalstack.api.v2.Token
-	7,  // 1: ingot.private.v1.Token.kind:type_name -> ingot.v1.FarEnd
+	7,  // 0: ingot.private.v1.Token.token:type_name -> metalstack.api.v2.Token
+	8,  // 1: ingot.private.v1.Token.kind:type_name -> ingot.v1.FarEnd
 	0,  // 2: ingot.private.v1.Key.private:type_name -> ingot.private.v1.Sealed
-	8,  // 3: ingot.private.v1.Key.created:type_name -> google.protobuf.Timestamp
-	8,  // 4: ingot.private.v1.Key.retired:type_name -> google.protobuf.Timestamp
-	8,  // 5: ingot.private.v1.Key.expires:type_name -> google.protobuf.Timestamp
-	7,  // 6: ingot.private.v1.Enrolment.far_end:type_name -> ingot.v1.FarEnd
-	8,  // 7: ingot.private.v1.Enrolment.expires:type_name -> google.protobuf.Timestamp
-	8,  // 8: ingot.private.v1.Taken.since:type_name -> google.protobuf.Timestamp
-	8,  // 9: ingot.private.v1.Taken.quarantined_until:type_name -> google.protobuf.Timestamp
-	9,  // 10: ingot.private.v1.Member.meta:type_name -> metalstack.api.v2.Meta
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	9,  // 3: ingot.private.v1.Key.created:type_name -> google.protobuf.Timestamp
+	9,  // 4: ingot.private.v1.Key.retired:type_name -> google.protobuf.Timestamp
+	9,  // 5: ingot.private.v1.Key.expires:type_name -> google.protobuf.Timestamp
+	8,  // 6: ingot.private.v1.Enrolment.far_end:type_name -> ingot.v1.FarEnd
+	9,  // 7: ingot.private.v1.Enrolment.expires:type_name -> google.protobuf.Timestamp
+	9,  // 8: ingot.private.v1.Taken.since:type_name -> google.protobuf.Timestamp
+	9,  // 9: ingot.private.v1.Taken.quarantined_until:type_name -> google.protobuf.Timestamp
+	10, // 10: ingot.private.v1.Member.meta:type_name -> metalstack.api.v2.Meta
+	0,  // 11: ingot.private.v1.Invite.secret:type_name -> ingot.private.v1.Sealed
+	9,  // 12: ingot.private.v1.Invite.expires:type_name -> google.protobuf.Timestamp
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_ingot_private_v1_records_proto_init() }
@@ -606,7 +706,7 @@ func file_ingot_private_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_private_v1_records_proto_rawDesc), len(file_ingot_private_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
