@@ -26,10 +26,11 @@ var guestModules = []string{
 // guestSystem describes the system that leaves, the site and the busybox image
 // share: busybox, FRR, iproute2 and nftables.
 //
-// It starts FRR (zebra, staticd, bgpd) with /etc/frr/frr.conf, and then every
-// executable in /etc/service, again whenever it ends; what they print goes to
-// the serial console. Before FRR it runs /etc/rc.local. /etc/nics names the
-// ports: a line is a MAC address and a name.
+// It starts FRR (zebra, staticd, bgpd; the datacenter profile) with
+// /etc/frr/frr.conf, if that has content, and then every executable in
+// /etc/service, again whenever it ends; what they print goes to the serial
+// console. Before FRR it runs /etc/rc.local. /etc/nics names the ports: a line
+// is a MAC address and a name.
 func guestSystem() Initrd {
 	pam := "auth sufficient pam_permit.so\naccount sufficient pam_permit.so\nsession sufficient pam_permit.so\n"
 	return Initrd{
@@ -50,7 +51,7 @@ func guestSystem() Initrd {
 			"/etc/group":          Text("root:x:0:\nfrr:x:100:\nfrrvty:x:101:frr\n"),
 			"/etc/pam.d/frr":      Text(pam),
 			"/etc/frr/vtysh.conf": Text("service integrated-vtysh-config\n"),
-			"/etc/frr/frr.conf":   Text("frr defaults datacenter\nlog stdout warnings\n"),
+			"/etc/frr/frr.conf":   Text(""),
 			"/etc/nics":           Text(""),
 			"/etc/hosts":          Text("::1 localhost\n127.0.0.1 localhost\n"),
 			// FRR's libyang looks for its extensions here and complains without.

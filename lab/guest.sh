@@ -11,7 +11,7 @@ mount -t devpts devpts /dev/pts
 up() { cut -d' ' -f1 /proc/uptime; }
 echo "guest: init at $(up) s"
 
-for m in virtio_pci virtio_net virtio_rng virtio_blk af_packet; do modprobe $m; done
+modprobe -a virtio_pci virtio_net virtio_rng virtio_blk af_packet
 
 # /etc/nics: MAC address and name, one port per line.
 /bin/ip link set lo up
@@ -27,10 +27,10 @@ done
 if [ -x /etc/rc.local ]; then /etc/rc.local; fi
 
 chown -R frr:frr /etc/frr /run/frr /var/tmp/frr
-/usr/lib/frr/zebra -d -A 127.0.0.1 -s 90000000
-/usr/lib/frr/staticd -d -A 127.0.0.1
-/usr/lib/frr/bgpd -d -A 127.0.0.1
-vtysh -b
+/usr/lib/frr/zebra -d -F datacenter -A 127.0.0.1 -s 90000000
+/usr/lib/frr/staticd -d -F datacenter -A 127.0.0.1
+/usr/lib/frr/bgpd -d -F datacenter -A 127.0.0.1
+if [ -s /etc/frr/frr.conf ]; then vtysh -b; fi
 echo "guest: ready at $(up) s"
 
 for s in /etc/service/*; do

@@ -98,7 +98,7 @@ func board(nics ...lab.NIC) lab.Spec {
 // once and switches it on.
 func TestLabRedfish(t *testing.T) {
 	ctx, c := within(t, 5*time.Minute), cache(t)
-	iso := medium(t, c, program(t, "./testdata/marker"), "console=ttyS0,115200 quiet ingot.test=2")
+	iso := medium(t, c, program(t, "./testdata/marker"), "console=ttyS0,115200 quiet ingot.test=2 "+lab.KernelArguments())
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "boot.iso", time.Time{}, bytes.NewReader(iso))
 	}))
@@ -147,7 +147,7 @@ func TestLabRedfish(t *testing.T) {
 	if got, err := r.State(ctx); err != nil || got.Power != bmc.On || got.BootDuration != bmc.Disabled {
 		t.Errorf("after power on: %+v, %v; want on, and the override used up", got, err)
 	}
-	marker := regexp.MustCompile(`marker: up=(\S+) cmdline=.*ingot\.test=2 mount=<nil>`)
+	marker := regexp.MustCompile(`marker: up=(\S+) cmdline=.*ingot\.test=2 .*mount=<nil>`)
 	if _, err := vm.WaitSerial(ctx, 0, marker); err != nil {
 		t.Fatal(err)
 	}
@@ -183,8 +183,8 @@ func TestLabRedfish(t *testing.T) {
 
 func TestLabFirmwareBootsMedium(t *testing.T) {
 	ctx, c := within(t, 5*time.Minute), cache(t)
-	iso := filepath.Join(t.TempDir(), "boot.iso")
-	if err := os.WriteFile(iso, medium(t, c, program(t, "./testdata/marker"), "console=ttyS0,115200 quiet ingot.test=1"), 0o644); err != nil {
+	iso, cmdline := filepath.Join(t.TempDir(), "boot.iso"), "console=ttyS0,115200 quiet "+lab.KernelArguments()
+	if err := os.WriteFile(iso, medium(t, c, program(t, "./testdata/marker"), cmdline), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	s, err := c.NewServer(ctx, t.TempDir(), lab.ServerSpec{Spec: board()})
@@ -208,8 +208,8 @@ func TestLabFirmwareBootsMedium(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("power-on to /init: %.1f s, of which kernel %s s", time.Since(start).Seconds(), m[1])
-	if want := "console=ttyS0,115200 quiet ingot.test=1"; m[2] != want {
-		t.Errorf("command line is %q, want %q", m[2], want)
+	if m[2] != cmdline {
+		t.Errorf("command line is %q, want %q", m[2], cmdline)
 	}
 	if err := vm.Wait(ctx); err != nil {
 		t.Fatal(err)

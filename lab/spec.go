@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // qemuProgram is found through PATH.
@@ -168,13 +166,7 @@ func (s *Spec) arguments(dir, media string, order Override) []string {
 		"-serial", "chardev:serial",
 		"-device", "virtio-rng-pci",
 	}
-	if hasKVM() {
-		a = append(a, "-accel", "kvm", "-cpu", "host")
-	} else {
-		// Without what is slow to emulate (AVX, SMAP, five-level tables) a
-		// kernel starts a second sooner; AES, which TLS lives on, is there.
-		a = append(a, "-accel", "tcg,thread=multi,tb-size=96", "-cpu", "Westmere,+rdrand,+rdseed")
-	}
+	a = append(a, accelerator()...)
 	if s.UUID != "" {
 		a = append(a, "-uuid", s.UUID)
 	}
@@ -195,7 +187,7 @@ func (s *Spec) arguments(dir, media string, order Override) []string {
 // start renders what the processor runs first.
 func (s *Spec) start() []string {
 	if s.Firmware == nil {
-		return []string{"-kernel", s.Kernel, "-initrd", initrdFile, "-append", strings.TrimSpace("console=ttyS0,115200 quiet panic=5 cryptomgr.notests " + s.Cmdline)}
+		return []string{"-kernel", s.Kernel, "-initrd", initrdFile, "-append", strings.TrimSpace("console=ttyS0,115200 quiet panic=5 " + KernelArguments() + " " + s.Cmdline)}
 	}
 	return []string{
 		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + escape(s.Firmware.Code),
@@ -264,14 +256,3 @@ func (s *Spec) network() []string {
 
 // escape doubles the commas of a value in a QEMU option.
 func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
-
-// hasKVM reports whether guests can run on the processor itself. That the
-// device is there is not enough: a machine that is a guest itself may have it
-// and be unable to serve it.
-func hasKVM() bool {
-	cpu, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil || !strings.Contains(string(cpu), " vmx ") && !strings.Contains(string(cpu), " svm ") {
-		return false
-	}
-	return unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil
-}
