@@ -225,6 +225,6 @@ func (s infraBMCs) BMCCommandDone(ctx context.Context, req *infrav2.BMCCommandDo
 		if req.GetError() == "" && o.GetOperation().GetAction() == ingotv1.OperationAction_OPERATION_ACTION_OFF {
 			off = timestamppb.New(tx.Now())
 		}
-		return machine.Done(tx, req.GetCommandId(), req.GetError(), off)
+		return machine.Done(tx, machine.Result{ID: req.GetCommandId(), Error: req.GetError(), PowerOff: off, V2: true})
 	})
 }

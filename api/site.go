@@ -122,7 +122,7 @@ func (s sites) Done(ctx context.Context, req *connect.Request[ingotv1.SiteServic
 		if o, ok := machine.Lookup(tx, req.Msg.GetOperation()); ok && o.GetPartition() != req.Msg.GetPartition() {
 			return fault.New(fault.NotFound, "operation "+req.Msg.GetOperation(), "not found", "")
 		}
-		return machine.Done(tx, req.Msg.GetOperation(), req.Msg.GetError(), req.Msg.GetPowerOffSeen())
+		return machine.Done(tx, machine.Result{ID: req.Msg.GetOperation(), Error: req.Msg.GetError(), PowerOff: req.Msg.GetPowerOffSeen()})
 	})
 }
 

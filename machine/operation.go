@@ -161,15 +161,31 @@ func Take(tx *store.Tx, uuid, listener string) (*privatev1.Operation, bool, erro
 	return o, took, err
 }
 
+// A Result is how an operation ended.
+type Result struct {
+	ID    string
+	Error string // empty if it succeeded
+	// PowerOff is when the BMC was seen to report power off; nil if it was not.
+	PowerOff *timestamppb.Timestamp
+	// V2 is set for listeners of the v2 API, who observe no power off. Their
+	// machines get their tokens in another way.
+	V2 bool
+}
+
 // Done ends an operation once; repeating it, or ending one that was replaced,
-// is a success without effect. A power cycle into the boot medium whose power
-// off was observed opens the boot window.
-func Done(tx *store.Tx, id, failure string, powerOff *timestamppb.Timestamp) error {
+// is a success without effect. A power cycle into the boot medium opens the
+// boot window; one whose power off was not observed has failed, and so has
+// turning power off.
+func Done(tx *store.Tx, res Result) error {
+	id, failure, powerOff := res.ID, res.Error, res.PowerOff
 	o, ok := Lookup(tx, id)
 	if !ok {
 		return nil
 	}
 	uuid, first := o.GetOperation().GetMachine(), false
+	if a := o.GetOperation().GetAction(); (a == actBootMedium || a == actOff) && failure == "" && powerOff == nil && !res.V2 {
+		failure = "the BMC was not seen to report power off"
+	}
 	o, err := records.Operations.Change(tx, uuid, func(o *privatev1.Operation) error {
 		op := o.GetOperation()
 		if op.GetId() != id || op.GetDone() != nil {
@@ -195,10 +211,6 @@ func Done(tx *store.Tx, id, failure string, powerOff *timestamppb.Timestamp) err
 	}
 	if op.GetAction() != actBootMedium {
 		return nil
-	}
-	if powerOff == nil && o.GetCommand() == 0 {
-		return Note(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BMC, Step: name, Failed: true,
-			Message: "the BMC was not seen to report power off, therefore the boot window stays closed"})
 	}
 	if powerOff != nil {
 		if err := records.BootWindows.Put(tx, &ingotv1.BootWindow{
@@ -243,9 +255,9 @@ func Expire(tx *store.Tx, uuid string) (bool, error) {
 	}
 	switch now := tx.Now(); {
 	case o.GetTaken() == nil && o.GetCommand() != 0 && now.Sub(o.GetOperation().GetCreated().AsTime()) >= takeWithin:
-		return true, Done(tx, o.GetOperation().GetId(), "nobody took it: no site of the partition is connected", nil)
+		return true, Done(tx, Result{ID: o.GetOperation().GetId(), Error: "nobody took it: no site of the partition is connected"})
 	case o.GetTaken() != nil && now.Sub(o.GetTaken().AsTime()) >= doneWithin:
-		return true, Done(tx, o.GetOperation().GetId(), "whoever took it has not reported the end", nil)
+		return true, Done(tx, Result{ID: o.GetOperation().GetId(), Error: "whoever took it has not reported the end"})
 	default:
 		return false, nil
 	}

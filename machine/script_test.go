@@ -234,7 +234,7 @@ func init() {
 				if off {
 					seen = timestamppb.New(tx.Now())
 				}
-				return machine.Done(tx, o.GetOperation().GetId(), strings.TrimSpace(rest), seen)
+				return machine.Done(tx, machine.Result{ID: o.GetOperation().GetId(), Error: strings.TrimSpace(rest), PowerOff: seen})
 			})
 		},
 		"advance": func(s *script, args string) (string, error) { // machine
