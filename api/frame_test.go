@@ -1,12 +1,15 @@
 package api_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/grpc"
@@ -24,6 +27,9 @@ import (
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 	"github.com/metal-stack/api/go/metalstack/api/v2/apiv2connect"
 	infrav2 "github.com/metal-stack/api/go/metalstack/infra/v2"
+
+	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/store"
 )
 
 // Case 1 of the conformance list.
@@ -187,4 +193,43 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("metrics: %s", body)
 		}
 	}
+}
+
+// deaf is a store whose etcd can fall silent.
+type deaf struct {
+	*store.Mem
+	silent atomic.Bool
+}
+
+func (d *deaf) Range(ctx context.Context, prefix string) ([]store.Entry, store.Rev, error) {
+	if d.silent.Load() {
+		return nil, 0, fault.New(fault.Unavailable, "etcd", "does not answer", "")
+	}
+	return d.Mem.Range(ctx, prefix)
+}
+
+// A server that has not heard from etcd for too long serves nothing, and says
+// so, until it hears again.
+func TestStale(t *testing.T) {
+	kv := &deaf{Mem: store.NewMem()}
+	w := newWorldOn(t, kv, store.Options{StaleAfter: 400 * time.Millisecond})
+	users := dial(w, apiv2connect.NewUserServiceClient, w.admin)
+	_, err := users.Get(t.Context(), &apiv2.UserServiceGetRequest{})
+	check(t, err)
+	ready := func() int {
+		resp, err := w.http.Get(w.url + "/readyz")
+		check(t, err)
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	kv.silent.Store(true)
+	until(t, "not to be ready", func() bool { return ready() == http.StatusServiceUnavailable })
+	_, err = users.Get(t.Context(), &apiv2.UserServiceGetRequest{})
+	wantCode(t, err, connect.CodeUnavailable, "")
+	kv.silent.Store(false)
+	until(t, "to be ready again", func() bool { return ready() == http.StatusOK })
+	until(t, "to serve again", func() bool {
+		_, err := users.Get(t.Context(), &apiv2.UserServiceGetRequest{})
+		return err == nil
+	})
 }

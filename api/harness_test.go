@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 	"time"
 
@@ -40,10 +41,17 @@ type world struct {
 	p     string       // the project of matrix_test.go
 }
 
-// newWorld starts a server on an empty store in memory.
+// newWorld starts a server on an empty store: in memory, or, if the environment
+// variable INGOT_TEST_ETCD is set, on an embedded etcd.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	return newWorldOn(t, store.NewMem(), store.Options{})
+	if os.Getenv("INGOT_TEST_ETCD") == "" {
+		return newWorldOn(t, store.NewMem(), store.Options{})
+	}
+	kv, err := store.OpenEtcd(t.Context(), store.EtcdConfig{Dir: t.TempDir(), NoSync: true, Log: slog.New(slog.DiscardHandler)})
+	check(t, err)
+	t.Cleanup(func() { check(t, kv.Close()) })
+	return newWorldOn(t, kv, store.Options{})
 }
 
 // newWorldOn is newWorld with a store of the test's own. Tables and clock are

@@ -96,9 +96,13 @@ func (s adminTokens) Revoke(ctx context.Context, req *adminv2.TokenServiceRevoke
 func (s adminTokens) Create(ctx context.Context, req *adminv2.TokenServiceCreateRequest) (*adminv2.TokenServiceCreateResponse, error) {
 	user := callerOf(ctx).User()
 	set(&user, req.User)
+	asked := req.GetTokenCreateRequest()
+	if asked == nil {
+		asked = &apiv2.TokenServiceCreateRequest{}
+	}
 	id := newID()
 	t, secret, err := s.issue(ctx, func(tx *store.Tx) (*privatev1.Token, error) {
-		return access.CreateToken(tx, callerOf(ctx), id, user, req.GetTokenCreateRequest())
+		return access.CreateToken(tx, callerOf(ctx), id, user, asked)
 	})
 	return &adminv2.TokenServiceCreateResponse{Token: t, Secret: secret}, err
 }

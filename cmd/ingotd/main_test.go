@@ -13,8 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"github.com/metal-stack/api/go/client"
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
+
+	ingotclient "github.com/ingot-cloud/ingot/client"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 )
 
 // TestMain makes the test binary a program under another name: ingotd.
@@ -140,6 +146,24 @@ func TestFromNothing(t *testing.T) {
 		t.Error("a first token was made a second time")
 	}
 	d.stop()
+}
+
+// Open streams do not keep a server from stopping; their clients hear why.
+func TestStopWithStreams(t *testing.T) {
+	d := start(t, t.TempDir())
+	c, err := ingotclient.New(ingotclient.Config{URL: d.url, CAFile: filepath.Join(d.dir, caFile), TokenFile: filepath.Join(d.dir, tokenFile)})
+	check(t, err)
+	s, err := ingotclient.Of(c, ingotv1connect.NewWatchServiceClient).All(t.Context(), connect.NewRequest(&ingotv1.WatchServiceAllRequest{}))
+	check(t, err)
+	if !s.Receive() {
+		t.Fatal(s.Err())
+	}
+	d.stop()
+	for s.Receive() {
+	}
+	if connect.CodeOf(s.Err()) != connect.CodeUnavailable {
+		t.Errorf("the stream ended with %v", s.Err())
+	}
 }
 
 func TestWithoutKeys(t *testing.T) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -135,20 +134,13 @@ func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
 	}
 	greet(out, o.dir, url, ln.Addr(), first)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return run(ctx, srv, ln, srv.TLS(hosts...)) })
+	g.Go(func() error { return srv.Serve(ctx, ln, srv.TLS(hosts...)) })
 	if slices.Contains(o.parts, "loops") {
 		g.Go(func() error { return loop.Run(ctx, db, log, loops(db)...) })
 	}
 	if hasSite(o.parts) { // it reaches the API like any site
 		g.Go(func() error { return runSite(ctx, o.site, o.parts, o.dir, log) })
 	}
-	return g.Wait()
-}
-
-// run runs the parts; if one ends, all do.
-func run(ctx context.Context, srv *api.Server, ln net.Listener, conf *tls.Config) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return srv.Serve(ctx, ln, conf) })
 	return g.Wait()
 }
 

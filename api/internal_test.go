@@ -1,0 +1,114 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
+
+	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
+
+	"github.com/ingot-cloud/ingot/access"
+	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/store"
+)
+
+func TestWire(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		code connect.Code
+		text string
+	}{
+		{fault.New(fault.NotFound, "ip 10.0.0.1", "not found", "look elsewhere"), connect.CodeNotFound, "ip 10.0.0.1: not found; look elsewhere"},
+		{fmt.Errorf("while trying: %w", fault.New(fault.Exhausted, "", "no machine available", "")), connect.CodeResourceExhausted, "while trying: no machine available"},
+		{fault.New(fault.Conflict, "", "stale", ""), connect.CodeAborted, "stale"},
+		{fault.Wrap(fault.Unavailable, "store", "no answer", store.ErrUnknown), connect.CodeUnknown, "the outcome is not known; look whether the change has happened before trying again"},
+		{errors.New("secret detail"), connect.CodeInternal, "internal error; the server's log says more"},
+		{fault.New(fault.Internal, "key", "secret detail", ""), connect.CodeInternal, "internal error; the server's log says more"},
+		{context.Canceled, connect.CodeCanceled, "context canceled"},
+		{fmt.Errorf("reading: %w", context.DeadlineExceeded), connect.CodeDeadlineExceeded, "context deadline exceeded"},
+		{connect.NewError(connect.CodeOutOfRange, errors.New("gone")), connect.CodeOutOfRange, "gone"},
+	} {
+		if e := wire(tt.err); e.Code() != tt.code || e.Message() != tt.text {
+			t.Errorf("%v: %v %q, want %v %q", tt.err, e.Code(), e.Message(), tt.code, tt.text)
+		}
+	}
+	for k := fault.Internal; k <= fault.Unimplemented; k++ {
+		if codes[k] == 0 {
+			t.Errorf("%v has no code", k)
+		}
+	}
+}
+
+// A panic ends its call with an error, and nothing else.
+func TestPanic(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	i := &interceptor{Server: &Server{log: slog.New(slog.NewTextHandler(io.Discard, nil)), metrics: newMetrics(reg)}}
+	m := access.MethodOf("/metalstack.api.v2.VersionService/Get")
+	ctx := context.WithValue(t.Context(), callKey{}, &call{method: m})
+	err := asError(i.finish(ctx, callOf(ctx), false, i.recovered(ctx, "broken invariant", nil)))
+	if connect.CodeOf(err) != connect.CodeInternal {
+		t.Error(err)
+	}
+	counted, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range counted {
+		if n := m.GetMetric()[0].GetCounter().GetValue(); m.GetName() == "ingot_api_panics_total" && n != 1 {
+			t.Errorf("%v panics counted", n)
+		}
+	}
+	defer func() {
+		if p := recover(); p != http.ErrAbortHandler { //nolint:errorlint // a sentinel, compared as net/http does
+			t.Errorf("net/http's own panic became %v", p)
+		}
+	}()
+	_ = i.recovered(ctx, http.ErrAbortHandler, nil)
+}
+
+func TestFilter(t *testing.T) {
+	f := newFilter[*apiv2.ProjectQuery, *apiv2.Project](nil)
+	p := &apiv2.Project{Uuid: "u", Name: "n", Tenant: "t", Meta: &apiv2.Meta{Labels: &apiv2.Labels{Labels: map[string]string{"a": "1", "b": "2"}}}}
+	label := func(k, v string) *apiv2.Labels { return &apiv2.Labels{Labels: map[string]string{k: v}} }
+	for _, tt := range []struct {
+		q    *apiv2.ProjectQuery
+		want bool
+	}{
+		{nil, true},
+		{&apiv2.ProjectQuery{}, true},
+		{&apiv2.ProjectQuery{Name: new("n")}, true},
+		{&apiv2.ProjectQuery{Name: new("")}, false},
+		{&apiv2.ProjectQuery{Name: new("n"), Tenant: new("other")}, false},
+		{&apiv2.ProjectQuery{Labels: label("a", "1")}, true},
+		{&apiv2.ProjectQuery{Labels: label("a", "2")}, false},
+		{&apiv2.ProjectQuery{Labels: label("c", "")}, false},
+	} {
+		if got := f.match(tt.q, p); got != tt.want {
+			t.Errorf("%v: %v", tt.q, got)
+		}
+	}
+	if f.match(&apiv2.ProjectQuery{Labels: label("a", "1")}, &apiv2.Project{}) {
+		t.Error("labels matched where there are none")
+	}
+
+	own := newFilter(map[protoName]func(*apiv2.TenantQuery, *apiv2.Tenant) bool{
+		"paging": nil,
+		"name":   func(q *apiv2.TenantQuery, t *apiv2.Tenant) bool { return q.GetName() == t.GetLogin() },
+	})
+	if !own.match(&apiv2.TenantQuery{Name: new("l"), Paging: &apiv2.Paging{}}, &apiv2.Tenant{Login: "l"}) {
+		t.Error("a field's own function was not asked")
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a query that does not fit its message was accepted")
+		}
+	}()
+	newFilter[*apiv2.TenantQuery, *apiv2.Tenant](nil)
+}
