@@ -9,9 +9,9 @@ import (
 	"github.com/ingot-cloud/ingot/store"
 )
 
-// A parent is a record that others refer to, and that must not go while they
+// A Parent is a record that others refer to, and that must not go while they
 // do. Its door is closed while it has a deletion task.
-type parent interface {
+type Parent interface {
 	proto.Message
 	GetMeta() *apiv2.Meta
 }
@@ -20,7 +20,7 @@ type parent interface {
 // if there is none, fault.Precondition if its door is closed. In a Tx it guards
 // the record, so that a Tx that came through the door runs again once the door
 // is closed: that is what Remove relies on.
-func Open[T parent](r store.Reader, t *store.Table[T], key string) (T, error) {
+func Open[T Parent](r store.Reader, t *store.Table[T], key string) (T, error) {
 	rec, err := t.Get(r, key)
 	if err == nil && rec.GetMeta().GetDeletionTaskId() != "" {
 		err = fault.New(fault.Precondition, t.Name+" "+key, "is being deleted", "use another one, or delete it again to learn what keeps it")
@@ -30,7 +30,7 @@ func Open[T parent](r store.Reader, t *store.Table[T], key string) (T, error) {
 
 // Close closes the door of a record, the first of two transactions to delete
 // it. The task is any name; of several deletions the last one counts.
-func Close[T parent](tx *store.Tx, t *store.Table[T], key, task string) error {
+func Close[T Parent](tx *store.Tx, t *store.Table[T], key, task string) error {
 	_, err := t.Change(tx, key, func(rec T) error {
 		rec.GetMeta().DeletionTaskId = &task
 		return nil
@@ -41,7 +41,7 @@ func Close[T parent](tx *store.Tx, t *store.Table[T], key, task string) error {
 // Remove deletes a record whose door is closed by the task, the second of two
 // transactions, if unused, which looks at what refers to it, returns no error.
 // If it does, Reopen.
-func Remove[T parent](tx *store.Tx, t *store.Table[T], key, task string, unused func() error) (T, error) {
+func Remove[T Parent](tx *store.Tx, t *store.Table[T], key, task string, unused func() error) (T, error) {
 	rec, err := t.Get(tx, key)
 	if err != nil {
 		return rec, err
@@ -60,7 +60,7 @@ func Remove[T parent](tx *store.Tx, t *store.Table[T], key, task string, unused 
 }
 
 // Reopen opens the door again, unless another deletion has closed it since.
-func Reopen[T parent](tx *store.Tx, t *store.Table[T], key, task string) error {
+func Reopen[T Parent](tx *store.Tx, t *store.Table[T], key, task string) error {
 	_, err := t.Change(tx, key, func(rec T) error {
 		if rec.GetMeta().GetDeletionTaskId() == task {
 			rec.GetMeta().DeletionTaskId = nil

@@ -60,6 +60,7 @@ var holdings = []struct {
 	{"machines", func(r store.Reader, project string) int { return records.Allocations.Count(r, "project", project) }},
 	{"ips", func(r store.Reader, project string) int { return records.IPs.Count(r, "project", project) }},
 	{"networks", func(r store.Reader, project string) int { return records.Networks.Count(r, "project", project) }},
+	{"size reservations", func(r store.Reader, project string) int { return records.SizeReservations.Count(r, "project", project) }},
 }
 
 // DeleteProject deletes a closed project that has nothing left, its

@@ -65,6 +65,17 @@ func set[T any](field *T, to *T) {
 	}
 }
 
+// setOptional changes an optional field if the client sent one.
+func setOptional[T any](field **T, to *T) {
+	if to != nil {
+		*field = to
+	}
+}
+
+// newMeta returns the Meta of a new record: of what a client sends, only the
+// labels count.
+func newMeta(labels *apiv2.Labels) *apiv2.Meta { return &apiv2.Meta{Labels: labels} }
+
 // setList replaces a list if the client sent one that is not empty.
 func setList[T any](field *[]T, to []T) {
 	if len(to) > 0 {

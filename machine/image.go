@@ -206,7 +206,10 @@ func PutSource(tx *store.Tx, s *ingotv1.ImageSource) error {
 	}
 	s.Checks = nil
 	if was, ok := records.ImageSources.Peek(tx, s.GetImage()); ok {
-		s.Meta = was.GetMeta()
+		labels := s.GetMeta().GetLabels()
+		if s.Meta = was.GetMeta(); labels != nil {
+			s.Meta.Labels = labels
+		}
 		if pins(was, s) {
 			s.Checks = was.GetChecks()
 		}
