@@ -14,6 +14,7 @@ import (
 	infrav2 "github.com/metal-stack/api/go/metalstack/infra/v2"
 	"github.com/metal-stack/api/go/metalstack/infra/v2/infrav2connect"
 
+	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/machine"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
@@ -50,7 +51,7 @@ func (s bmcs) Create(ctx context.Context, req *connect.Request[ingotv1.BMCServic
 	b.Password, b.Status = "", nil
 	b.Meta = &apiv2.Meta{Labels: b.GetMeta().GetLabels()}
 	if err := s.update(ctx, func(tx *store.Tx) error {
-		if _, err := records.Partitions.Get(tx, b.GetPartition()); err != nil {
+		if _, err := access.Open(tx, records.Partitions, b.GetPartition()); err != nil {
 			return err
 		}
 		if err := records.BMCs.Insert(tx, b); err != nil {

@@ -744,7 +744,7 @@ func TestCapacity(t *testing.T) {
 	c.size("small", 2)
 	p1, p2 := c.project(c.tenant("t1")), c.project("t1")
 	waiting := func(m *privatev1.Machine) {
-		m.Size, m.Phase = "small", ingotv1.MachinePhase_MACHINE_PHASE_WAITING
+		m.Size, m.Phase, m.BootId = "small", ingotv1.MachinePhase_MACHINE_PHASE_WAITING, "boot"
 	}
 	for i := range 5 {
 		c.machine(i, waiting)

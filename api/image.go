@@ -89,8 +89,18 @@ func (s adminImages) Update(ctx context.Context, req *adminv2.ImageServiceUpdate
 }
 
 func (s adminImages) Delete(ctx context.Context, req *adminv2.ImageServiceDeleteRequest) (*adminv2.ImageServiceDeleteResponse, error) {
-	i, err := remove(ctx, s.Server, records.Images, req.GetId(), machine.ImageUnused, drop(records.ImageSources))
+	i, err := remove(ctx, s.Server, records.Images, req.GetId(), machine.ImageUnused, drop(records.ImageSources), dropCached)
 	return &adminv2.ImageServiceDeleteResponse{Image: i}, err
+}
+
+// dropCached forgets which caches have an image.
+func dropCached(tx *store.Tx, image string) error {
+	for p := range records.Partitions.All(tx) {
+		if err := drop(records.CachedImages)(tx, records.CachedImageKey(p.GetId(), image)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s adminImages) Usage(ctx context.Context, req *adminv2.ImageServiceUsageRequest) (*adminv2.ImageServiceUsageResponse, error) {

@@ -135,7 +135,7 @@ func placeOf(tx *store.Tx, q *apiv2.MachineServiceCreateRequest, m *privatev1.Ma
 	case q.Size == nil:
 		return nil, fault.New(fault.Invalid, "", "when no machine id is given, a size must be specified", "")
 	}
-	partition, err := records.Partitions.Get(tx, p.partition)
+	partition, err := access.Open(tx, records.Partitions, p.partition)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func placeOf(tx *store.Tx, q *apiv2.MachineServiceCreateRequest, m *privatev1.Ma
 	if p.ntp = q.GetNtpServers(); len(p.ntp) == 0 {
 		p.ntp = partition.GetNtpServers()
 	}
-	if _, err := records.Sizes.Get(tx, p.size); err != nil {
+	if _, err := access.Open(tx, records.Sizes, p.size); err != nil {
 		return nil, err
 	}
 	if p.image, err = ResolveImage(tx, q.GetImage()); err != nil {
@@ -155,7 +155,7 @@ func placeOf(tx *store.Tx, q *apiv2.MachineServiceCreateRequest, m *privatev1.Ma
 		return nil, err
 	}
 	if q.FilesystemLayout != nil {
-		p.layout, err = records.FilesystemLayouts.Get(tx, q.GetFilesystemLayout())
+		p.layout, err = access.Open(tx, records.FilesystemLayouts, q.GetFilesystemLayout())
 	} else {
 		p.layout, err = ResolveLayout(tx, p.size, p.image)
 	}

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
@@ -21,6 +22,11 @@ const coarsely = 5 * time.Minute
 // reports whether it was created. A machine does not change its partition.
 func Find(tx *store.Tx, uuid, partition, message string) (created bool, err error) {
 	m, err := records.Machines.Get(tx, uuid)
+	if isNotFound(err) || err == nil && m.GetPartition() == "" {
+		if _, err := access.Open(tx, records.Partitions, partition); err != nil {
+			return false, err
+		}
+	}
 	switch {
 	case isNotFound(err):
 		if err := records.Machines.Insert(tx, New(uuid, partition, tx.Now())); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 
+	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/store"
@@ -78,7 +79,7 @@ func ResolveLayout(r store.Reader, size string, i *apiv2.Image) (*apiv2.Filesyst
 			continue
 		}
 		if accepts, err := parseMatch(match); err == nil && accepts.check(v) {
-			return records.FilesystemLayouts.Get(r, l.GetId())
+			return access.Open(r, records.FilesystemLayouts, l.GetId())
 		}
 	}
 	return nil, fault.Newf(fault.NotFound, "", "could not find a matching filesystemlayout for size:%s and image:%s", size, i.GetId())

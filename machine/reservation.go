@@ -55,7 +55,7 @@ func MayTake(shares map[string]Share, project string, free int) bool {
 }
 
 // SharesOf returns the shares on record. Whoever decides by them must bump the
-// pool that Hot names.
+// guard record that Hot names.
 func SharesOf(r store.Reader, partition, size string) map[string]Share {
 	return Shares(records.SizeReservations.By(r, "size", size), partition, func(project string) int {
 		return records.Allocations.Count(r, "share", records.ShareKey(partition, size, project))

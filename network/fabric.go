@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/ipam"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
@@ -27,7 +28,7 @@ const (
 // PutFabric adds the plan of a partition or replaces it. While leaves have
 // taken something, ranges may only grow.
 func PutFabric(tx *store.Tx, f *ingotv1.Fabric) (*ingotv1.Fabric, error) {
-	if _, err := records.Partitions.Get(tx, f.GetPartition()); err != nil {
+	if _, err := access.Open(tx, records.Partitions, f.GetPartition()); err != nil {
 		return nil, err
 	}
 	f = proto.Clone(f).(*ingotv1.Fabric)

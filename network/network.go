@@ -136,7 +136,7 @@ func Create(tx *store.Tx, q *createRequest, childID string) (*apiv2.Network, err
 		}
 	}
 	if q.Partition != nil {
-		if _, err := records.Partitions.Get(tx, q.GetPartition()); err != nil {
+		if _, err := access.Open(tx, records.Partitions, q.GetPartition()); err != nil {
 			return nil, err
 		}
 	}

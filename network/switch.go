@@ -8,6 +8,7 @@ import (
 	adminv2 "github.com/metal-stack/api/go/metalstack/admin/v2"
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 
+	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/ipam"
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
@@ -25,7 +26,7 @@ const (
 // the place of one that an operator has marked for replacement. States of
 // ports, connections and reports in the message are ignored.
 func Register(tx *store.Tx, q *apiv2.Switch) error {
-	if _, err := records.Partitions.Get(tx, q.GetPartition()); err != nil {
+	if _, err := access.Open(tx, records.Partitions, q.GetPartition()); err != nil {
 		return err
 	}
 	if err := checkNics(q.GetNics()); err != nil {
