@@ -12,7 +12,8 @@ type section struct {
 }
 
 // parseFRR reads a configuration as `show running-config` prints it: contexts
-// are indented by one column, comments and ends of contexts mean nothing.
+// are indented by one column, comments and ends of contexts mean nothing. What
+// comes twice, since two daemons have it, counts once.
 func parseFRR(text string) *section {
 	root := &section{}
 	path := []*section{root}
@@ -25,9 +26,12 @@ func parseFRR(text string) *section {
 		if depth >= len(path) {
 			depth = len(path) - 1 // a jump, which FRR never prints
 		}
-		s := &section{line: line}
 		parent := path[depth]
-		parent.children = append(parent.children, s)
+		s := parent.child(line)
+		if s == nil {
+			s = &section{line: line}
+			parent.children = append(parent.children, s)
+		}
 		path = append(path[:depth+1], s)
 	}
 	return root

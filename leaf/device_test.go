@@ -1,11 +1,15 @@
 package leaf
 
 import (
+	"bufio"
 	"errors"
 	"io/fs"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/lldp"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 )
@@ -287,17 +292,117 @@ func TestNatural(t *testing.T) {
 	}
 }
 
-// Loading stops when it does not help: run with programs that do nothing.
-func TestApplyWithoutEffect(t *testing.T) {
-	l := &Linux{Vtysh: "false", Nft: "false", Dir: t.TempDir()}
-	if _, err := l.running(t.Context()); err == nil {
-		t.Error("FRR that does not answer is no error")
+// daemons are FRR's sockets in a folder. Each command is answered by answer,
+// in small pieces.
+func daemons(t *testing.T, answer func(daemon, command string) (text string, status byte)) *Linux {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{zebra, bgpd} {
+		l, err := net.Listen("unix", filepath.Join(dir, d+".vty"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		session := func(c net.Conn) {
+			defer c.Close()
+			for commands := bufio.NewReader(c); ; {
+				command, err := commands.ReadString(0)
+				if err != nil {
+					return
+				}
+				text, status := answer(d, strings.TrimSuffix(command, "\x00"))
+				b := append([]byte(text), 0, 0, 0, status)
+				for len(b) > 0 {
+					n := min(len(b), 7777)
+					_, _ = c.Write(b[:n])
+					b = b[n:]
+				}
+			}
+		}
+		go func() { // ends when the listener is closed
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go session(c) // ends with the connection
+			}
+		}()
 	}
-	if _, err := l.bound(t.Context()); err == nil {
-		t.Error("nftables that do not answer are no error")
+	return &Linux{Sockets: dir}
+}
+
+func TestAsk(t *testing.T) {
+	l := daemons(t, func(_, command string) (string, byte) {
+		switch command {
+		case "show long":
+			return strings.Repeat("line\n", 20000), 0
+		case "show wrong":
+			return "% Unknown command\n", 2
+		}
+		return "", 0
+	})
+	if out, err := l.ask(t.Context(), bgpd, "show long"); err != nil || len(out) != 100000 {
+		t.Errorf("%d bytes, %v", len(out), err)
 	}
-	l.Vtysh = "echo"
-	if err := l.route(t.Context(), Files{FRR: "router bgp 1\n bgp router-id 1.1.1.1\nexit\n"}, func(d Delta) string { return d.Announce }); err == nil || errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("FRR without daemons: %v", err)
+	if out, err := l.ask(t.Context(), bgpd, "show wrong"); !errors.Is(err, fault.Precondition) || !strings.Contains(err.Error(), "Unknown command") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, err := l.ask(t.Context(), "staticd", "show long"); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("a daemon that does not run: %v", err)
+	}
+}
+
+// Every command goes to the daemon it is for. One that is refused at first is
+// tried again.
+func TestRoute(t *testing.T) {
+	var mu sync.Mutex
+	var log []string
+	refusals, done := 3, false
+	l := daemons(t, func(daemon, command string) (string, byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch command {
+		case "enable", "configure terminal", " vni 7", "exit", "exit-vrf":
+			return "", 0
+		case "show running-config":
+			if done && daemon == bgpd {
+				return "router bgp 1\n bgp router-id 1.1.1.1\nexit\n", 0
+			}
+			if done {
+				return "vrf a\n vni 7\nexit-vrf\n", 0
+			}
+			return "", 0
+		}
+		if refusals == 0 {
+			log = append(log, daemon+": "+command)
+			done = command == " bgp router-id 1.1.1.1"
+		} else if refusals--; true {
+			return "% not yet", 13
+		}
+		return "", 0
+	})
+	wanted := Files{FRR: "vrf a\n vni 7\nexit-vrf\nrouter bgp 1\n bgp router-id 1.1.1.1\nexit\n"}
+	if err := l.route(t.Context(), wanted, func(d Delta) string { return d.Announce }); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"bgpd: router bgp 1", "bgpd:  bgp router-id 1.1.1.1"}
+	if d := cmp.Diff(want, log[len(log)-2:]); d != "" || !slices.Contains(log, "zebra: vrf a") || slices.Contains(log, "bgpd: vrf a") {
+		t.Errorf("all commands: %q", log)
+	}
+	mu.Lock()
+	refusals, done = 1<<30, false
+	mu.Unlock()
+	err := l.route(t.Context(), wanted, func(d Delta) string { return d.Announce })
+	if !errors.Is(err, fault.Precondition) || !strings.Contains(err.Error(), `"router bgp 1": % not yet`) {
+		t.Errorf("FRR that refuses for ever: %v", err)
+	}
+}
+
+// A broken program is not an empty table.
+func TestBoundWithoutNft(t *testing.T) {
+	l := &Linux{Nft: "false"}
+	if _, err := l.bound(t.Context()); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("nftables that do not answer: %v", err)
 	}
 }

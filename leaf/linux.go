@@ -23,6 +23,8 @@ import (
 type Linux struct {
 	// Vtysh and Nft are the programs; empty means "vtysh" and "nft" in PATH.
 	Vtysh, Nft string
+	// Sockets is the folder of the daemons' sockets; empty means /var/run/frr.
+	Sockets string
 	// Dir is a folder for what is handed to them.
 	Dir string
 }
@@ -30,9 +32,9 @@ type Linux struct {
 // FRRVersion asks the running FRR for its release. It fails with
 // fault.Unavailable while FRR is not running.
 func (l *Linux) FRRVersion(ctx context.Context) (FRRVersion, error) {
-	out, err := l.vtysh(ctx, "-c", "show version")
+	out, err := l.ask(ctx, zebra, "show version")
 	if err != nil {
-		return FRRVersion{}, fault.Wrap(fault.Unavailable, "frr", "does not answer", err).Do("start FRR with zebra and bgpd")
+		return FRRVersion{}, err
 	}
 	_, rest, _ := strings.Cut(out, "FRRouting ")
 	return ParseFRRVersion(rest)
@@ -80,7 +82,7 @@ func (l *Linux) Apply(ctx context.Context, f Files) error {
 		present[link.Name] = ok
 		hold[link.Name] = ok && inBoot(bound.class[link.Name]) && have.master(is) != link.VRF
 	}
-	if err := l.bind(ctx, f.Ruleset(present, hold)); err != nil {
+	if bound, err = l.bind(ctx, f.Ruleset(present, hold), bound); err != nil {
 		return err
 	}
 	if err := l.route(ctx, f, func(d Delta) string { return d.Withdraw }); err != nil {
@@ -92,18 +94,16 @@ func (l *Linux) Apply(ctx context.Context, f Files) error {
 		}
 	}
 	kernelErr := f.Kernel.settle()
-	// What could be done is brought into effect even if something could not:
-	// but a port that is still where it was keeps its filter.
-	if kernelErr != nil {
-		if err := l.route(ctx, f, func(d Delta) string { return d.Announce }); err != nil {
-			return errors.Join(kernelErr, err)
-		}
-		return kernelErr
-	}
-	if err := l.route(ctx, f, func(d Delta) string { return d.Announce }); err != nil {
+	routeErr := l.route(ctx, f, func(d Delta) string { return d.Announce })
+	if err := errors.Join(kernelErr, routeErr); err != nil {
+		// What could be done is in effect; but a port that may still be where
+		// it was keeps its filter.
 		return err
 	}
-	return errors.Join(l.bind(ctx, f.Ruleset(present, nil)), l.verify(ctx, f, present))
+	if _, err = l.bind(ctx, f.Ruleset(present, nil), bound); err != nil {
+		return err
+	}
+	return l.verify(ctx, f)
 }
 
 // inBoot reports whether ports of a class are in the boot VRF.
@@ -121,8 +121,8 @@ func (l *Linux) farewell(have *netState, name string) {
 	}
 }
 
-// verify reads everything back.
-func (l *Linux) verify(ctx context.Context, f Files, present map[string]bool) error {
+// verify reads FRR and the kernel back; bind has done so with the filters.
+func (l *Linux) verify(ctx context.Context, f Files) error {
 	running, err := l.running(ctx)
 	if err != nil {
 		return err
@@ -137,73 +137,23 @@ func (l *Linux) verify(ctx context.Context, f Files, present map[string]bool) er
 	if c := f.Kernel.compare(have); len(c) > 0 {
 		return fault.New(fault.Precondition, "kernel", "does not keep: "+c[0].what, "look who else configures this interface")
 	}
-	bound, err := l.bound(ctx)
-	if err != nil {
-		return err
-	}
-	if want := f.Ruleset(present, nil); !bound.is(want) {
-		return fault.New(fault.Precondition, "nftables", "does not hold the ruleset that was loaded", "look who else changes table netdev "+table)
-	}
 	return nil
 }
 
-// first shows the first lines of a delta on one line.
-func first(delta string) string {
-	lines := strings.Split(strings.TrimSpace(delta), "\n")
-	return strings.Join(lines[:min(len(lines), 3)], ", ")
-}
-
-// running is FRR's running configuration.
-func (l *Linux) running(ctx context.Context) (string, error) {
-	daemons, err := l.vtysh(ctx, "-c", "show daemons")
-	if err != nil {
-		return "", fault.Wrap(fault.Unavailable, "frr", "does not answer", err).Do("start FRR with zebra and bgpd")
-	}
-	for _, d := range []string{"zebra", "bgpd"} {
-		if !slices.Contains(strings.Fields(daemons), d) {
-			return "", fault.New(fault.Unavailable, "frr", d+" is not running", "start it; see /etc/frr/daemons")
-		}
-	}
-	running, err := l.vtysh(ctx, "-c", "show running-config")
-	if err != nil {
-		return "", fault.Wrap(fault.Unavailable, "frr", "does not say what it runs", err)
-	}
-	return running, nil
-}
-
-// route loads one half of what FRR's running configuration differs by, and
-// again what is still left of it afterwards, as long as that gets less.
-func (l *Linux) route(ctx context.Context, f Files, half func(Delta) string) error {
-	for left := -1; ; {
-		running, err := l.running(ctx)
-		if err != nil {
-			return err
-		}
-		commands := half(diffFRR(running, f.FRR))
-		if commands == "" {
-			return nil
-		}
-		err = l.load(ctx, "load.conf", commands, l.vtysh, "-f")
-		if left >= 0 && len(commands) >= left {
-			if err == nil {
-				err = errors.New("the commands are accepted and have no effect")
-			}
-			return fault.Wrap(fault.Precondition, "frr", "does not load: "+first(commands), err).Do("look into FRR's log")
-		}
-		left = len(commands)
-	}
-}
-
-// bind loads a ruleset unless the kernel has it already; counters live on.
-func (l *Linux) bind(ctx context.Context, r Ruleset) error {
-	bound, err := l.bound(ctx)
-	if err != nil || bound.is(r) {
-		return err
+// bind loads a ruleset unless it is bound already, so that counters live on,
+// and reads it back.
+func (l *Linux) bind(ctx context.Context, r Ruleset, bound binding) (binding, error) {
+	if bound.is(r) {
+		return bound, nil
 	}
 	if err := l.load(ctx, "load.nft", r.Text, l.nft, "-f"); err != nil {
-		return fault.Wrap(fault.Precondition, "nftables", "does not load the ruleset", err)
+		return bound, fault.Wrap(fault.Precondition, "nftables", "does not load the ruleset", err)
 	}
-	return nil
+	bound, err := l.bound(ctx)
+	if err == nil && !bound.is(r) {
+		err = fault.New(fault.Precondition, "nftables", "does not hold the ruleset that was loaded", "look who else changes table netdev "+table)
+	}
+	return bound, err
 }
 
 // A binding is what is read back of the kernel's filters.

@@ -31,9 +31,9 @@ type Port struct {
 
 // sessions are FRR's BGP sessions by port.
 func (l *Linux) sessions(ctx context.Context) (map[string]*apiv2.SwitchBGPPortState, error) {
-	out, err := l.vtysh(ctx, "-c", "show bgp vrf all neighbors json")
+	out, err := l.ask(ctx, bgpd, "show bgp vrf all neighbors json")
 	if err != nil {
-		return nil, fault.Wrap(fault.Unavailable, "frr", "does not say which sessions it has", err)
+		return nil, err
 	}
 	return parseSessions([]byte(out), time.Now())
 }
