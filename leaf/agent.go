@@ -367,10 +367,16 @@ func (a *Agent) follow(ctx context.Context) error {
 // stream offers what one stream brings until it ends or falls silent. It says
 // whether anything came.
 func (a *Agent) stream(ctx context.Context) (got bool, err error) {
+	silent := fault.New(fault.Unavailable, "control plane", "the stream fell silent", "")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watchdog := time.AfterFunc(silence, func() { cancel(errors.New("the stream fell silent")) })
+	watchdog := time.AfterFunc(silence, func() { cancel(silent) })
 	defer watchdog.Stop()
+	defer func() {
+		if err != nil && errors.Is(context.Cause(ctx), silent) {
+			err = silent
+		}
+	}()
 	s, err := a.cfg.API.Configure(ctx, connect.NewRequest(&ingotv1.LeafServiceConfigureRequest{
 		Switch: a.cfg.Switch, Partition: a.cfg.Partition, Have: a.newest().GetGeneration(),
 	}))
@@ -386,9 +392,6 @@ func (a *Agent) stream(ctx context.Context) (got bool, err error) {
 				a.cfg.Log.Warn("configuration refused", "error", err)
 			}
 		}
-	}
-	if cause := context.Cause(ctx); cause != nil && s.Err() != nil {
-		return got, cause
 	}
 	return got, s.Err()
 }

@@ -137,14 +137,27 @@ type world struct {
 	cfg    leaf.Config
 }
 
-func newWorld(t *testing.T) *world {
+// newControl returns a control plane with a CA of its own.
+func newControl(t *testing.T) *control {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	w := &world{control: &control{ca: ca, key: key, validity: 24 * time.Hour, wanted: make(chan *ingotv1.LeafConfiguration)}}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, &key.PublicKey, key)
+	if err == nil {
+		ca, err = x509.ParseCertificate(der)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &control{ca: ca, key: key, validity: 24 * time.Hour, wanted: make(chan *ingotv1.LeafConfiguration)}
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{control: newControl(t)}
 	mux := http.NewServeMux()
 	mux.Handle(ingotv1connect.NewLeafServiceHandler(w.control))
 	w.api = httptest.NewServer(mux)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/beevik/ntp"
 	"github.com/mdlayher/ndp"
 	"github.com/rogpeppe/go-internal/txtar"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -32,7 +33,7 @@ import (
 
 func main() {
 	commands := map[string]func(...string) error{
-		"serve": serve, "get": get, "begin": begin, "tcp": tcp, "router": router, "lldp": neighbour, "apply": apply,
+		"serve": serve, "get": get, "begin": begin, "tcp": tcp, "router": router, "lldp": neighbour, "apply": apply, "time": clock,
 	}
 	if err := commands[os.Args[1]](os.Args[2:]...); err != nil {
 		fmt.Println(err)
@@ -44,8 +45,9 @@ func main() {
 func serve(...string) error {
 	return http.ListenAndServe(":9000", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		script, _ := io.ReadAll(r.Body)
-		cmd := exec.CommandContext(r.Context(), "/bin/sh", "-c", string(script))
-		cmd.Env = append(os.Environ(), "PATH=/sbin:/bin:/usr/sbin:/usr/bin")
+		// busybox's own ip would come first, and knows half.
+		cmd := exec.CommandContext(r.Context(), "/bin/sh", "-c", "ip() { /bin/ip \"$@\"; }\n"+string(script))
+		cmd.Env = append(os.Environ(), "PATH=/bin:/sbin:/usr/bin:/usr/sbin")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			w.WriteHeader(http.StatusTeapot)
@@ -95,6 +97,18 @@ func tcp(args ...string) error {
 		return err
 	}
 	return c.Close()
+}
+
+// clock SERVER prints by how much our clock differs.
+func clock(args ...string) error {
+	r, err := ntp.Query(args[0])
+	if err == nil {
+		err = r.Validate()
+	}
+	if err == nil {
+		fmt.Println("offset", r.ClockOffset)
+	}
+	return err
 }
 
 // router IFACE asks for a router and prints what it says.
