@@ -1,15 +1,20 @@
 package ingot_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 const module = "github.com/ingot-cloud/ingot/"
@@ -61,8 +66,8 @@ var rooms = map[string]room{
 var onlyWiring = map[string]bool{"lab": true, "sim": true, "cmd": true}
 
 type pkg struct {
-	ImportPath                         string
-	Imports, TestImports, XTestImports []string
+	ImportPath, Name, Doc string
+	GoFiles, Imports      []string
 }
 
 func roomOf(importPath string) (string, bool) {
@@ -127,7 +132,7 @@ func TestRulesArePure(t *testing.T) {
 
 func packages(t *testing.T, dir string) func(func(pkg) bool) {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", "./...")
+	cmd := exec.Command("go", "list", "-json=ImportPath,Name,Doc,GoFiles,Imports", "./...")
 	cmd.Dir = filepath.FromSlash(dir)
 	out, err := cmd.Output()
 	if err != nil {
@@ -148,31 +153,93 @@ func packages(t *testing.T, dir string) func(func(pkg) bool) {
 	}
 }
 
+// TestPackageComments wants every package to say in its comment what it is.
+func TestPackageComments(t *testing.T) {
+	for p := range packages(t, ".") {
+		if !slices.ContainsFunc(p.GoFiles, func(f string) bool { return !generated(f) }) {
+			continue // tests only, or all of it generated
+		}
+		start := "Package " + p.Name + " "
+		if p.Name == "main" {
+			start = "Command " + path.Base(p.ImportPath) + " "
+		}
+		if !strings.HasPrefix(p.Doc, start) {
+			t.Errorf("%s: the package comment shall start with %q, not with %q", p.ImportPath, start, p.Doc)
+		}
+	}
+}
+
 // Long files hide things. These limits are for people who read.
 const maxLines = 600
 
 func TestSizes(t *testing.T) {
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
+	for name, text := range texts(t) {
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || generated(name) {
+			continue
+		}
+		if n := strings.Count(text, "\n"); n > maxLines {
+			t.Errorf("%s has %d lines, more than %d: split it by promise", name, n, maxLines)
+		}
+	}
+}
+
+// banned words, each with what belongs in its place. They are patterns, so
+// that this file does not hold the words.
+var banned = map[*regexp.Regexp]string{
+	regexp.MustCompile(`\b(TOD[O]|FIXM[E]|XX[X])\b`):                                        "do it, or open an issue",
+	regexp.MustCompile(`(^|[^\w.)}/-])/(work|farm)(/|\b)`):                                  "a path of one machine; take it from a flag or the environment",
+	regexp.MustCompile(`\b(deb|security|snapshot|ftp)(\.\w\w)?\.debian[.]org\b`):            "use the mirror the machine is configured for",
+	regexp.MustCompile(`\b(proxy|sum)\.golang[.]org\b`):                                     "use GOPROXY as the machine has it",
+	regexp.MustCompile(`\b(registry\.(npmjs|yarnpkg)|pypi|index\.crates)[.](org|com|io)\b`): "use the registry the machine is configured for",
+}
+
+// TestWords looks for words that have no place in the tree: work left undone,
+// and names of the machines that it was or is to be built on.
+func TestWords(t *testing.T) {
+	for name, text := range texts(t) {
+		if path.Base(name) == "go.sum" {
+			continue // hashes may spell anything
+		}
+		for pattern, instead := range banned {
+			for _, at := range pattern.FindAllStringIndex(text, -1) {
+				line := 1 + strings.Count(text[:at[0]], "\n")
+				t.Errorf("%s:%d: %q: %s", name, line, strings.TrimSpace(text[at[0]:at[1]]), instead)
+			}
+		}
+	}
+}
+
+// generated says whether a program wrote the Go file of that name.
+func generated(name string) bool {
+	return strings.HasSuffix(name, ".pb.go") || strings.HasSuffix(name, ".connect.go")
+}
+
+// outside matches the folders that are not of the tree: what is built or
+// fetched, and what git and editors keep.
+var outside = regexp.MustCompile(`^bin$|(^|/)(node_modules|\.(git|lab|idea|vscode|cache))$`)
+
+// texts reads all text files of the tree, by slash-separated path.
+func texts(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	tree := os.DirFS(".")
+	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
 			return err
-		}
-		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && path != "." || d.Name() == "testdata") {
-			return filepath.SkipDir
-		}
-		generated := strings.HasSuffix(path, ".pb.go") || strings.HasSuffix(path, ".connect.go")
-		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || generated {
+		case d.IsDir() && outside.MatchString(name):
+			return fs.SkipDir
+		case !d.Type().IsRegular() || name == ".git": // a file in a worktree
 			return nil
 		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
+		b, err := fs.ReadFile(tree, name)
+		if err == nil && utf8.Valid(b) && !bytes.Contains(b, []byte{0}) {
+			all[name] = string(b)
 		}
-		if n := strings.Count(string(b), "\n"); n > maxLines {
-			t.Errorf("%s has %d lines, more than %d: split it by promise", path, n, maxLines)
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return all
 }
