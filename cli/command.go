@@ -122,7 +122,8 @@ type input struct {
 	param
 	usageText string
 	values    []string
-	both      [2]bool // member's and operator's method have it
+	member    bool // the members' method has it
+	operator  bool // the operators' method has it
 }
 
 func (i *input) String() string { return strings.Join(i.values, ",") }
@@ -139,17 +140,15 @@ func (a *app) addFlags(c *cobra.Command) {
 		return
 	}
 	k.inputs = map[string]*input{}
-	for i, m := range []protoreflect.MethodDescriptor{k.verb.member, k.verb.operator} {
-		if m == nil {
-			continue
-		}
+	for _, m := range k.verb.methods() {
 		for _, p := range paramsOf(m) {
 			in := k.inputs[p.name]
 			if in == nil {
 				in = &input{param: p, usageText: p.usage()}
 				k.inputs[p.name] = in
 			}
-			in.both[i] = true
+			in.member = in.member || m == k.verb.member
+			in.operator = in.operator || m == k.verb.operator
 		}
 	}
 	f := c.Flags()
@@ -183,13 +182,12 @@ func (a *app) addFlags(c *cobra.Command) {
 // the field's validation rules say.
 func (i *input) help(v *verb) string {
 	var parts []string
-	if v.member != nil && v.operator != nil {
-		switch i.both {
-		case [2]bool{true, false}:
-			parts = append(parts, "(members)")
-		case [2]bool{false, true}:
-			parts = append(parts, "(operators)")
-		}
+	switch {
+	case v.member == nil || v.operator == nil:
+	case !i.operator:
+		parts = append(parts, "(members)")
+	case !i.member:
+		parts = append(parts, "(operators)")
 	}
 	if r := rulesOf(i.field()); r != "" {
 		parts = append(parts, r)

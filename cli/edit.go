@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -67,7 +68,7 @@ func (a *app) edit(ctx context.Context, r *resource, id, partition string) error
 	}
 	if bytes.Equal(before, after) {
 		_, err := fmt.Fprintf(a.Out, "%s %s unchanged\n", k.name, id)
-		return first2(err, os.Remove(path))
+		return errors.Join(err, os.Remove(path))
 	}
 	err = func() error {
 		docs, err := parseDocuments(path, bytes.NewReader(after))
@@ -100,13 +101,6 @@ func (a *app) edit(ctx context.Context, r *resource, id, partition string) error
 		return err
 	}
 	return os.Remove(path)
-}
-
-func first2(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // editor has a person edit text and returns the file and what is in it.

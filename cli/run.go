@@ -83,6 +83,9 @@ func (k *call) once(ctx context.Context, arg string) error {
 	}
 	switch {
 	case k.verb.name == "update":
+		if !k.changes(given) {
+			return usagef("%s %s: nothing to change; see '%s --help'", k.verb.resource.name, k.describe(given), "ingot "+k.verb.resource.name+" update")
+		}
 		return k.update(ctx, m, req)
 	case k.verb.name == "delete" && !k.yes:
 		if err := k.confirm(ctx, k.verb.resource.name+" "+k.describe(given)); err != nil {
@@ -97,6 +100,16 @@ func (k *call) once(ctx context.Context, arg string) error {
 		return err
 	}
 	return k.answer(m, res, k.describe(given))
+}
+
+// changes reports whether a flag says more than which object is meant.
+func (k *call) changes(given map[string][]string) bool {
+	for name := range given {
+		if name != k.subject.name && !scopes[name] {
+			return true
+		}
+	}
+	return false
 }
 
 // given collects the values of flags and of the argument by parameter.
@@ -146,28 +159,24 @@ func (k *call) method(given map[string][]string) (protoreflect.MethodDescriptor,
 	if v.member == nil {
 		return v.operator, nil
 	}
-	var only [2]string // a flag that only the member's, the operator's method has
+	var member, operator string // a flag that only their method has
 	for name := range given {
-		if in := k.inputs[name]; in != nil && in.both[0] != in.both[1] {
-			// A project says whose; operators name it where members need it.
-			if name == "project" && in.both[0] {
-				continue
-			}
-			i := 0
-			if in.both[1] {
-				i = 1
-			}
-			only[i] = name
+		switch in := k.inputs[name]; {
+		case in == nil || in.member == in.operator:
+		case in.operator:
+			operator = name
+		case name != "project": // which operators need not name
+			member = name
 		}
 	}
 	switch {
-	case only[0] != "" && only[1] != "":
-		return nil, usagef("--%s is for members and --%s for operators: they do not go together", only[0], only[1])
-	case only[0] != "" && k.flags.Admin:
-		return nil, usagef("--%s does not go with --admin", only[0])
-	case only[0] != "":
+	case member != "" && operator != "":
+		return nil, usagef("--%s is for members and --%s for operators: they do not go together", member, operator)
+	case member != "" && k.flags.Admin:
+		return nil, usagef("--%s does not go with --admin", member)
+	case member != "":
 		return v.member, nil
-	case only[1] != "" || k.profile.Admin:
+	case operator != "" || k.profile.Admin:
 		return v.operator, nil
 	}
 	for _, name := range required(v.member) {

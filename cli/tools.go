@@ -176,7 +176,7 @@ func (a *app) whoamiCommand() *cobra.Command {
 		}
 		for _, role := range []string{"adminRole", "infraRole", "projectRoles", "tenantRoles", "machineRoles"} {
 			if v, ok := may[role]; ok {
-				out[role] = words2(v)
+				out[role] = roleWords(v)
 			}
 		}
 		if l, ok := may["permissions"].([]any); ok {
@@ -192,15 +192,15 @@ func (a *app) whoamiCommand() *cobra.Command {
 	return c
 }
 
-// words2 turns the wire's names of roles into the words people write.
-func words2(v any) any {
+// roleWords turns the wire's names of roles into the words people write.
+func roleWords(v any) any {
 	switch x := v.(type) {
 	case string:
 		_, word, _ := strings.Cut(x, "_ROLE_")
 		return strings.ToLower(word)
 	case map[string]any:
 		for k, e := range x {
-			x[k] = words2(e)
+			x[k] = roleWords(e)
 		}
 	}
 	return v
