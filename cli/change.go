@@ -30,10 +30,10 @@ func (w *writer) change(ctx context.Context, k *kindSpec, d document, current pr
 		v, _ := d.valueOf(f)
 		if f.Message() != nil && f.Message().FullName() == newLabelsName {
 			l, _ := d.labels()
-			v = map[string]any{"replace": elementJSON(f.Message().Fields().ByName("replace"), l)}
+			v = map[string]any{"replace": l}
 		}
 		if err := decode(req, f, v); err != nil {
-			return false, fault.New(fault.Invalid, "", err.Error(), "")
+			return false, err
 		}
 		if !req.Has(f) && !f.HasPresence() {
 			return false, fault.New(fault.Invalid, k.label(d, current), name+" cannot be emptied by this API", "delete and create the object")
@@ -110,7 +110,7 @@ func (k *kindSpec) same(d document, f protoreflect.FieldDescriptor, current prot
 		}
 		wanted := holder.New()
 		if err := decode(wanted, lf, want); err != nil {
-			return false, false, fault.New(fault.Invalid, "", err.Error(), "")
+			return false, false, err
 		}
 		return equal(wanted, lf, holder, lf), true, nil
 	}
@@ -124,7 +124,7 @@ func (k *kindSpec) same(d document, f protoreflect.FieldDescriptor, current prot
 	}
 	wanted := newMessage(f.ContainingMessage())
 	if err := decode(wanted, f, v); err != nil {
-		return false, false, fault.New(fault.Invalid, "", err.Error(), "")
+		return false, false, err
 	}
 	return equal(wanted, f, has, cf), true, nil
 }

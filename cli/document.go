@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -157,13 +159,17 @@ func (d document) labels() (any, bool) {
 
 // decode reads what a document says about a field into a message.
 func decode(into protoreflect.Message, f protoreflect.FieldDescriptor, v any) error {
-	j, err := json.Marshal(map[string]any{string(f.Name()): fieldJSON(f, v)})
+	v, err := fieldJSON(f, v)
+	if err != nil {
+		return fault.New(fault.Invalid, string(f.Name()), err.Error(), "")
+	}
+	j, err := json.Marshal(map[string]any{string(f.Name()): v})
 	if err != nil {
 		return err
 	}
 	one := into.New()
 	if err := protojson.Unmarshal(j, one.Interface()); err != nil {
-		return fmt.Errorf("%s: %s", f.Name(), strings.TrimPrefix(oneLine(err.Error()), "proto: "))
+		return fault.New(fault.Invalid, string(f.Name()), protoText.ReplaceAllString(oneLine(err.Error()), ""), "")
 	}
 	if one.Has(f) {
 		into.Set(f, one.Get(f))
@@ -171,65 +177,86 @@ func decode(into protoreflect.Message, f protoreflect.FieldDescriptor, v any) er
 	return nil
 }
 
+// protoText is what protojson says about a text that nobody wrote.
+var protoText = regexp.MustCompile(`^proto:\s*|\(line \d+:\d+\): `)
+
 // fieldJSON turns what people write for a field into what protojson reads:
 // enums by their word, durations and times in the forms of the flags, labels
 // without a message around them, an object where its id is meant.
-func fieldJSON(f protoreflect.FieldDescriptor, v any) any {
+func fieldJSON(f protoreflect.FieldDescriptor, v any) (any, error) {
 	if m, ok := v.(map[string]any); ok && f.IsMap() {
 		out := map[string]any{}
 		for k, e := range m {
-			out[k] = elementJSON(f.MapValue(), e)
+			var err error
+			if out[k], err = elementJSON(f.MapValue(), e); err != nil {
+				return nil, fmt.Errorf("%s: %w", k, err)
+			}
 		}
-		return out
+		return out, nil
 	}
 	if l, ok := v.([]any); ok && f.IsList() {
 		out := make([]any, len(l))
 		for i, e := range l {
-			out[i] = elementJSON(f, e)
+			var err error
+			if out[i], err = elementJSON(f, e); err != nil {
+				return nil, err
+			}
 		}
-		return out
+		return out, nil
 	}
 	return elementJSON(f, v)
 }
 
-func elementJSON(f protoreflect.FieldDescriptor, v any) any {
-	if t, ok := v.(time.Time); ok { // YAML knows times
-		return t.UTC().Format(time.RFC3339Nano)
-	}
+func elementJSON(f protoreflect.FieldDescriptor, v any) (any, error) {
 	switch s := v.(type) {
+	case time.Time: // YAML knows times
+		return s.UTC().Format(time.RFC3339Nano), nil
+	case int: // a word of digits, as 8300 for a GPT type
+		if f.Enum() != nil {
+			n, err := parseEnum(f.Enum(), strconv.Itoa(s))
+			return int32(n), err
+		}
 	case string:
 		switch {
 		case f.Enum() != nil:
-			if n, err := parseEnum(f.Enum(), s); err == nil {
-				return int32(n)
-			}
+			n, err := parseEnum(f.Enum(), s)
+			return int32(n), err
 		case f.Message() != nil && f.Message().FullName() == durationName:
-			if d, err := parseDuration(s); err == nil {
-				return fmt.Sprintf("%.9fs", d.Seconds())
-			}
+			d, err := parseDuration(s)
+			return fmt.Sprintf("%.9fs", d.Seconds()), err
 		}
 	case map[string]any:
-		switch {
-		case f.Message() == nil:
-			for _, n := range []string{"id", "uuid"} {
-				if id, ok := s[n]; ok {
-					return id
-				}
-			}
-		case f.Message().FullName() == labelsName:
-			if _, wrapped := s["labels"].(map[string]any); !wrapped {
-				return map[string]any{"labels": s}
-			}
-		case !wellKnown(f.Message()):
-			out := map[string]any{}
-			for k, e := range s {
-				if sub := fieldOf(f.Message(), k); sub != nil {
-					e = fieldJSON(sub, e)
-				}
-				out[k] = e
-			}
-			return out
-		}
+		return objectJSON(f, s)
 	}
-	return v
+	return v, nil
+}
+
+func objectJSON(f protoreflect.FieldDescriptor, v map[string]any) (any, error) {
+	switch {
+	case f.Message() == nil:
+		for _, n := range []string{"id", "uuid"} {
+			if id, ok := v[n]; ok {
+				return id, nil
+			}
+		}
+		return v, nil
+	case f.Message().FullName() == labelsName:
+		if _, wrapped := v["labels"].(map[string]any); !wrapped {
+			return map[string]any{"labels": v}, nil
+		}
+		return v, nil
+	case wellKnown(f.Message()):
+		return v, nil
+	}
+	out := map[string]any{}
+	for k, e := range v {
+		if sub := fieldOf(f.Message(), k); sub != nil {
+			var err error
+			if e, err = fieldJSON(sub, e); err != nil {
+				return nil, fmt.Errorf("%s: %w", k, err)
+			}
+		}
+		out[k] = e
+	}
+	return out, nil
 }

@@ -29,12 +29,15 @@ func enumWord(v protoreflect.EnumValueDescriptor) string {
 	if o := v.Options(); proto.HasExtension(o, apiv2.E_EnumStringValue) {
 		return proto.GetExtension(o, apiv2.E_EnumStringValue).(string)
 	}
-	prefix := strings.ToUpper(strings.ReplaceAll(kebab(string(v.Parent().Name())), "-", "_")) + "_"
-	word := strings.ToLower(strings.TrimPrefix(string(v.Name()), prefix))
-	if v.Number() == 0 && word == "unspecified" {
-		return ""
+	if word := enumName(v); v.Number() != 0 || word != "unspecified" {
+		return word
 	}
-	return strings.ReplaceAll(word, "_", "-")
+	return ""
+}
+
+func enumName(v protoreflect.EnumValueDescriptor) string {
+	prefix := strings.ToUpper(strings.ReplaceAll(kebab(string(v.Parent().Name())), "-", "_")) + "_"
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(string(v.Name()), prefix)), "_", "-")
 }
 
 // enumWords returns every value of an enum that can be asked for.
@@ -48,14 +51,15 @@ func enumWords(e protoreflect.EnumDescriptor) []string {
 	return out
 }
 
-// parseEnum understands the word, in any case, and the name of the wire.
+// parseEnum understands the word and the name, with and without its prefix, in
+// any case.
 func parseEnum(e protoreflect.EnumDescriptor, s string) (protoreflect.EnumNumber, error) {
 	fold := func(s string) string {
 		return strings.ToLower(strings.NewReplacer(" ", "", "-", "", "_", "").Replace(s))
 	}
 	for i := range e.Values().Len() {
 		v := e.Values().Get(i)
-		if string(v.Name()) == s || (s != "" && fold(enumWord(v)) == fold(s)) {
+		if s != "" && (string(v.Name()) == s || fold(enumWord(v)) == fold(s) || fold(enumName(v)) == fold(s)) {
 			return v.Number(), nil
 		}
 	}

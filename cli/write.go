@@ -261,7 +261,7 @@ func fill(into protoreflect.Message, body protoreflect.MessageDescriptor, d docu
 			continue
 		}
 		if err := decode(into, f, v); err != nil {
-			return fault.New(fault.Invalid, "", err.Error(), "")
+			return err
 		}
 	}
 	return nil
