@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,7 +30,11 @@ func TestLabBusyboxImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, dir := t.TempDir(), t.TempDir()
+	// Longer than a socket's name may be.
+	root, dir := t.TempDir(), filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	unpackImage(t, image, root)
 	disk := filepath.Join(dir, "disk0.raw")
 	if out, err := parts.Command(ctx, "/sbin/mke2fs", "-q", "-t", "ext4", "-U", "5f1c1f0e-6d0b-4f6e-8a53-2f1f3a3b1c01", "-d", root, disk, "256M").CombinedOutput(); err != nil {
@@ -49,6 +54,21 @@ func TestLabBusyboxImage(t *testing.T) {
 	}
 	m, err := vm.WaitSerial(ctx, 0, regexp.MustCompile(`guest: ready at (\S+) s`))
 	if err != nil {
+		t.Fatal(err)
+	}
+	// What is typed before the shell listens is lost.
+	if _, err := vm.WaitSerial(ctx, 0, regexp.MustCompile(`/ # `)); err != nil {
+		t.Fatal(err)
+	}
+	console, err := vm.Console()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer console.Close()
+	if _, err := io.WriteString(console, "echo typed=$((6*7)) on $(sed -n 's,^\\(/dev/[^ ]*\\) / .*,\\1,p' /proc/mounts)\r"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.WaitSerial(ctx, 0, regexp.MustCompile(`typed=42 on /dev/vda`)); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("the system on the disk is up after %s s", m[1])

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -377,6 +378,23 @@ func (v *VM) PID() int {
 // SerialLog returns the file that has everything the VM ever printed on its
 // serial port.
 func (v *VM) SerialLog() string { return filepath.Join(v.dir, "serial.log") }
+
+// Console connects to the serial port of a VM that has power: what is written
+// is typed, what is read is printed from now on. One connection at a time.
+func (v *VM) Console() (net.Conn, error) {
+	// A socket's name may have 107 bytes, a folder's more: go by the folder's
+	// descriptor.
+	dir, err := os.Open(v.dir)
+	if err != nil {
+		return nil, fmt.Errorf("vm %s: console: %w", v.spec.Name, err)
+	}
+	defer dir.Close()
+	c, err := net.DialTimeout("unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), serialSocket), time.Second)
+	if err != nil {
+		return nil, fmt.Errorf("vm %s: console: %w", v.spec.Name, err)
+	}
+	return c, nil
+}
 
 // WaitSerial waits until what the VM prints on its serial port, from offset
 // bytes on, matches, and returns the match with its groups.
