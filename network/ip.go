@@ -101,6 +101,16 @@ func CheckIPLabels(labels map[string]string, machine string) error {
 	return nil
 }
 
+// KeepMachine undoes what a change of labels did to the one that names the
+// machine of an address, and refuses a change that named another one.
+func KeepMachine(ip *apiv2.IP, machine string) error {
+	if err := CheckIPLabels(ip.GetMeta().GetLabels().GetLabels(), machine); err != nil {
+		return err
+	}
+	setMachine(ip, machine)
+	return nil
+}
+
 // Machine returns the machine an address is attached to, empty if none.
 func Machine(ip *apiv2.IP) string { return ip.GetMeta().GetLabels().GetLabels()[tag.MachineID] }
 

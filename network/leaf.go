@@ -89,6 +89,21 @@ func NextGeneration(tx *store.Tx, switchID string) (bool, error) {
 	})
 }
 
+// Counted returns the configuration of a leaf with its generation; nil if what
+// is wanted now has not been counted yet.
+func Counted(r store.Reader, switchID string) (*ingotv1.LeafConfiguration, error) {
+	c, err := Leaf(r, switchID)
+	if err != nil {
+		return nil, err
+	}
+	g, _ := records.LeafGenerations.Peek(r, switchID)
+	if !bytes.Equal(g.GetHash(), Hash(c)) {
+		return nil, nil
+	}
+	c.Generation = g.GetGeneration()
+	return c, nil
+}
+
 // CompareGenerations returns a negative number if a is older than b, zero if
 // they are the same, and a positive number if a is newer. Nil is the oldest.
 func CompareGenerations(a, b *ingotv1.Generation) int {

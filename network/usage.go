@@ -48,3 +48,28 @@ func saturate(a, b uint64) uint64 {
 	}
 	return ^uint64(0)
 }
+
+// HasFamily reports whether a network has the prefixes that a query for an
+// address family asks for.
+func HasFamily(n *apiv2.Network, f apiv2.NetworkAddressFamily) bool {
+	ps := prefixesOf(n)
+	switch f {
+	case apiv2.NetworkAddressFamily_NETWORK_ADDRESS_FAMILY_V4:
+		return has(ps, v4)
+	case apiv2.NetworkAddressFamily_NETWORK_ADDRESS_FAMILY_V6:
+		return has(ps, v6)
+	case apiv2.NetworkAddressFamily_NETWORK_ADDRESS_FAMILY_DUAL_STACK:
+		return has(ps, v4) && has(ps, v6)
+	}
+	return true
+}
+
+// IsBase reports whether a project can take addresses or child networks from a
+// network: it is its own or everybody's.
+func IsBase(n *apiv2.Network, project string) bool {
+	switch n.GetType() {
+	case childShared, external, super, namespaced:
+		return n.Project == nil || n.GetProject() == project
+	}
+	return false
+}

@@ -64,7 +64,10 @@ func Tables() []store.AnyTable {
 	}
 }
 
-var escape = strings.NewReplacer("%", "%25", "/", "%2F")
+var (
+	escape   = strings.NewReplacer("%", "%25", "/", "%2F")
+	unescape = strings.NewReplacer("%25", "%", "%2F", "/")
+)
 
 // Key joins the parts of a key with slashes. A slash in a part other than the
 // last is escaped, so that different parts never make the same key.

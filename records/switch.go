@@ -1,6 +1,8 @@
 package records
 
 import (
+	"strings"
+
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
@@ -59,3 +61,9 @@ var LeafGenerations = store.NewTable(store.Table[*privatev1.LeafGeneration]{
 // PortKey returns the key of a port in Connections and LeafPorts; that of the
 // empty port is the prefix of all ports of the switch.
 func PortKey(switchID, port string) string { return Key(switchID, port) }
+
+// SwitchOfPort returns the switch in a PortKey.
+func SwitchOfPort(key string) string {
+	id, _, _ := strings.Cut(key, "/")
+	return unescape.Replace(id)
+}
