@@ -1,0 +1,133 @@
+package api
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/network"
+	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/store"
+)
+
+type leaves struct{ *Server }
+
+// leafIdle is how often a leaf hears something, if only a sign of life.
+const leafIdle = 10 * time.Second
+
+func (s leaves) Register(ctx context.Context, req *connect.Request[ingotv1.LeafServiceRegisterRequest]) (*connect.Response[ingotv1.LeafServiceRegisterResponse], error) {
+	if err := s.update(ctx, func(tx *store.Tx) error { return network.RegisterLeaf(tx, req.Msg) }); err != nil {
+		return nil, err
+	}
+	sw, err := network.Switch(s.view(ctx), req.Msg.GetSwitch().GetId())
+	return connect.NewResponse(&ingotv1.LeafServiceRegisterResponse{Switch: sw}), err
+}
+
+// Configure sends the newest configuration whenever its generation is another
+// than the one sent last. The configuration is that of the very snapshot that
+// has the generation; if it has moved on since it was counted, the next
+// generation is on its way and only that is sent.
+func (s leaves) Configure(ctx context.Context, req *connect.Request[ingotv1.LeafServiceConfigureRequest], stream *connect.ServerStream[ingotv1.LeafServiceConfigureResponse]) error {
+	id, have := req.Msg.GetSwitch(), req.Msg.GetHave()
+	if _, err := s.own(ctx, id); err != nil {
+		return err
+	}
+	send := func() error {
+		c, err := network.Counted(s.db.Snapshot(), id)
+		if err != nil || c == nil || network.CompareGenerations(c.GetGeneration(), have) <= 0 {
+			return err
+		}
+		have = c.GetGeneration()
+		return stream.Send(&ingotv1.LeafServiceConfigureResponse{Configuration: c})
+	}
+	after := s.db.Snapshot().Rev()
+	// The stream is open: otherwise the leaf learns it with the first message.
+	if err := stream.Send(&ingotv1.LeafServiceConfigureResponse{}); err != nil {
+		return err
+	}
+	if err := send(); err != nil {
+		return err
+	}
+	for e, err := range s.db.Watch(ctx, store.WatchOptions{After: after, Prefixes: []string{"leafgeneration/" + id}, Idle: leafIdle}) {
+		if err != nil {
+			return err
+		}
+		if err := send(); err != nil {
+			return err
+		}
+		if e.Table == "" {
+			if err := stream.Send(&ingotv1.LeafServiceConfigureResponse{}); err != nil {
+				return err
+			}
+		}
+	}
+	return context.Cause(ctx)
+}
+
+func (s leaves) Report(ctx context.Context, req *connect.Request[ingotv1.LeafServiceReportRequest]) (*connect.Response[ingotv1.LeafServiceReportResponse], error) {
+	q := req.Msg
+	if _, err := s.own(ctx, q.GetSwitch()); err != nil {
+		return nil, err
+	}
+	if err := s.update(ctx, func(tx *store.Tx) error { return network.Report(tx, q) }); err != nil {
+		return nil, err
+	}
+	for ports := range slices.Chunk(q.GetPorts(), network.PortBatch) {
+		if err := s.update(ctx, func(tx *store.Tx) error {
+			for _, p := range ports {
+				if err := network.ReportPort(tx, q.GetSwitch(), q.GetGeneration(), p); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return connect.NewResponse(&ingotv1.LeafServiceReportResponse{}), nil
+}
+
+// Certificate signs the key of a request for the addresses of the leaf's
+// partition, and for no other key than one that the leaf has. The authority
+// that signs is the root that the boot medium trusts, so nothing comes between.
+func (s leaves) Certificate(ctx context.Context, req *connect.Request[ingotv1.LeafServiceCertificateRequest]) (*connect.Response[ingotv1.LeafServiceCertificateResponse], error) {
+	l, err := s.own(ctx, req.Msg.GetSwitch())
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.ParseCertificateRequest(req.Msg.GetRequest())
+	if err == nil {
+		err = csr.CheckSignature()
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, "certificate request", "is not one that its key has signed", err).Do("send PKCS #10 in DER form")
+	}
+	if _, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok {
+		return nil, fault.Newf(fault.Invalid, "certificate request", "has a key of type %s", csr.PublicKeyAlgorithm).Do("make an ECDSA key")
+	}
+	f, err := records.Fabrics.Get(s.view(ctx), l.GetPartition())
+	if err != nil {
+		return nil, err
+	}
+	chain, err := s.certify(csr.PublicKey, req.Msg.GetSwitch(), []string{f.GetBootAddress(), "boot." + f.GetBootDomain()}, s.cfg.Now().Add(leafLife))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&ingotv1.LeafServiceCertificateResponse{Certificates: chain[:1]}), nil
+}
+
+// own checks that a switch is a leaf, and one the caller may speak for.
+func (s leaves) own(ctx context.Context, id string) (*privatev1.Leaf, error) {
+	l, err := records.Leaves.Get(s.view(ctx), id)
+	if err != nil {
+		return nil, err
+	}
+	return l, callerOf(ctx).CheckFarEnd(l.GetPartition(), id)
+}
