@@ -115,7 +115,7 @@ func into(b *testing.B, size int, install func(root string) error) {
 // Memory does not depend on the size of the image: 64 MiB of heap at most, on
 // top of what the test itself holds.
 func TestInstallMemory(t *testing.T) {
-	const files, size = 24, 8 << 20
+	const files, size = 12, 8 << 20
 	for _, kind := range []string{"zstd", "lz4", "gzip"} {
 		t.Run(kind, func(t *testing.T) {
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

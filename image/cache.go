@@ -215,7 +215,7 @@ func (c *Cache) fill(f *os.File, s *stream, part string) error {
 				return c.broken(err)
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

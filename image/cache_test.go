@@ -121,15 +121,17 @@ func TestCacheHandsOver(t *testing.T) {
 	c := openCache(t, t.TempDir(), 10<<20)
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
-	all.Go(func() {
+	first := make(chan error)
+	go func() {
 		_, err := c.Fetch(ctx, pinned(data, o))
-		wantError(t, err, fault.Unavailable, "interrupted")
-	})
+		first <- err
+	}()
 	for o.requests.Load() == 0 {
 		runtime.Gosched() // until the first is on its way
 	}
 	all.Go(func() { fetch(t, c, pinned(data, o)) })
 	cancel()
+	wantError(t, <-first, fault.Unavailable, "interrupted")
 	close(o.hang)
 	all.Wait()
 }

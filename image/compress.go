@@ -58,7 +58,7 @@ func (c codec) maskOf(i int) byte {
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	head, err := b.Peek(8)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	for _, c := range codecs {
@@ -97,7 +97,7 @@ type decoder struct {
 // Read implements io.Reader.
 func (d *decoder) Read(p []byte) (int, error) {
 	n, err := d.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF { //nolint:errorlint // a wrapped one is no end
 		err = badFormat(d.name, err)
 	}
 	return n, err

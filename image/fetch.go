@@ -59,11 +59,11 @@ func (b *body) Read(p []byte) (int, error) {
 			b.barren = 0
 			return n, nil
 		}
-		if err == io.EOF && b.total == 0 {
+		if errors.Is(err, io.EOF) && b.total == 0 {
 			b.Close()
 			return 0, io.EOF // a server that does not tell the length
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("the connection ended %d bytes early", b.total-b.at)
 		}
 		if err := b.retry(err); err != nil {
@@ -76,6 +76,9 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) try(p []byte) (int, error) {
 	if b.current == nil {
 		r, err := b.request()
+		if errors.Is(err, io.EOF) { // only a body's end is the file's
+			err = errors.New("no whole answer: " + err.Error())
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -142,7 +145,7 @@ func (b *body) request() (*response, error) {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", b.at))
 	}
 	r := newResponse(ctx, cancel, b.opt.Stall)
-	resp, err := b.opt.Client.Do(req)
+	resp, err := b.opt.Client.Do(req) //nolint:bodyclose // r.close closes it
 	if err != nil {
 		err = r.why(err)
 		r.close()
@@ -240,7 +243,7 @@ func (r *response) Read(p []byte) (int, error) {
 	r.stall.Reset(r.after)
 	n, err := r.body.Read(p)
 	r.stall.Stop()
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = r.why(err)
 	}
 	return n, err

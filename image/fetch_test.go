@@ -32,6 +32,9 @@ func TestVerify(t *testing.T) {
 		{"not there, then there", func(t *testing.T) []*origin {
 			return []*origin{serve(t, data, func(o *origin) { o.failFirst.Store(3) })}
 		}},
+		{"hangs up, then answers", func(t *testing.T) []*origin {
+			return []*origin{serve(t, data, func(o *origin) { o.hangUp.Store(3); o.noLength = true })}
+		}},
 		{"first is gone", func(t *testing.T) []*origin {
 			return []*origin{serve(t, nil, func(o *origin) { o.status = 404 }), serve(t, data, nil)}
 		}},
@@ -104,7 +107,9 @@ func TestVerifyFails(t *testing.T) {
 
 func TestVerifyUnpinned(t *testing.T) {
 	data := noise(1000)
-	src := image.Source{URLs: []string{serve(t, data, nil).url()}, Unpinned: true}
+	// The size is not known before: no answer must not pass for an empty file.
+	o := serve(t, data, func(o *origin) { o.hangUp.Store(3); o.noLength = true })
+	src := image.Source{URLs: []string{o.url()}, Unpinned: true}
 	got, err := image.Verify(t.Context(), src, quick)
 	if err != nil || got.SHA256 != sha256Of(data) {
 		t.Errorf("%+v, %v", got, err)

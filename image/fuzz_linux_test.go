@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,14 @@ func FuzzUnpack(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		outer := t.TempDir()
+		t.Cleanup(func() { // what the archive made unreadable, so that it can be removed
+			_ = filepath.WalkDir(outer, func(p string, d fs.DirEntry, _ error) error {
+				if d != nil && d.IsDir() {
+					return os.Chmod(p, 0o700)
+				}
+				return nil
+			})
+		})
 		root := filepath.Join(outer, "root")
 		outside := filepath.Join(outer, "outside")
 		if os.Mkdir(root, 0o700) != nil || os.WriteFile(outside, []byte("good"), 0o600) != nil {

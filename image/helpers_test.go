@@ -139,6 +139,7 @@ type origin struct {
 	requests  atomic.Int32
 	ranges    atomic.Int32
 	hang      chan struct{} // answers only the header, until closed
+	hangUp    atomic.Int32  // so many requests are not answered at all
 }
 
 func serve(t testing.TB, data []byte, rude func(*origin)) *origin {
@@ -155,6 +156,9 @@ func (o *origin) url() string { return o.URL + "/image.tar?token=hush" }
 
 func (o *origin) answer(w http.ResponseWriter, r *http.Request) {
 	o.requests.Add(1)
+	if o.hangUp.Add(-1) >= 0 {
+		panic(http.ErrAbortHandler)
+	}
 	if o.failFirst.Add(-1) >= 0 {
 		http.Error(w, "not yet", http.StatusServiceUnavailable)
 		return

@@ -58,7 +58,7 @@ func checkSize(tx *store.Tx, s *apiv2.Size) error {
 
 // SizeUnused returns an error if something refers to a size.
 func SizeUnused(r store.Reader, id string) error {
-	what := ""
+	var what string
 	switch {
 	case records.Machines.Count(r, "size", id) > 0:
 		what = "machines"
