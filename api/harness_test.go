@@ -31,7 +31,7 @@ import (
 
 // A world is a server behind a real listener with TLS.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	clock *storetest.Clock
 	db    *store.DB
 	srv   *api.Server
@@ -43,7 +43,7 @@ type world struct {
 
 // newWorld starts a server on an empty store: in memory, or, if the environment
 // variable INGOT_TEST_ETCD is set, on an embedded etcd.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	if os.Getenv("INGOT_TEST_ETCD") == "" {
 		return newWorldOn(t, store.NewMem(), store.Options{})
@@ -56,7 +56,7 @@ func newWorld(t *testing.T) *world {
 
 // newWorldOn is newWorld with a store of the test's own. Tables and clock are
 // set here.
-func newWorldOn(t *testing.T, kv store.KV, opt store.Options) *world {
+func newWorldOn(t testing.TB, kv store.KV, opt store.Options) *world {
 	t.Helper()
 	w := &world{t: t, clock: storetest.NewClock()}
 	w.clock.Set(time.Now().Truncate(time.Second))
@@ -124,7 +124,7 @@ func (w *world) addMember(project, member string, role apiv2.ProjectRole) {
 }
 
 // tokenID returns the uuid of a token.
-func tokenID(t *testing.T, token string) string {
+func tokenID(t testing.TB, token string) string {
 	t.Helper()
 	var c jwt.RegisteredClaims
 	_, _, err := jwt.NewParser().ParseUnverified(token, &c)
@@ -183,7 +183,7 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return b.next.RoundTrip(r)
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
