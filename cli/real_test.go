@@ -37,6 +37,13 @@ func TestServer(t *testing.T) {
 			}
 			e.Setenv("SERVER", url)
 			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, "config"))
+			silent, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { silent.Close() })
+			e.Setenv("SILENT", "https://"+silent.Addr().String())
 			if err := os.WriteFile(filepath.Join(e.WorkDir, "ca.crt"), ca, 0o644); err != nil {
 				return err
 			}
