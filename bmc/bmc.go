@@ -9,8 +9,9 @@ package bmc
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
+
+	"github.com/ingot-cloud/ingot/secret"
 )
 
 // An Endpoint is where a BMC is and how to prove who we are.
@@ -20,7 +21,7 @@ type Endpoint struct {
 	Address string
 	// User and Password are an account of the BMC.
 	User     string
-	Password Password
+	Password secret.String
 	// CA is one or more certificates, in PEM, that vouch for the BMC. A
 	// certificate that the BMC itself shows is enough whatever names it has,
 	// for few BMCs know theirs. Without CA the system's roots decide.
@@ -29,18 +30,6 @@ type Endpoint struct {
 	// password.
 	Insecure bool
 }
-
-// A Password prints as ***, however it is printed.
-type Password string
-
-// Format prints *** for every verb.
-func (Password) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("***")) }
-
-// LogValue keeps the password out of logs.
-func (Password) LogValue() slog.Value { return slog.StringValue("***") }
-
-// MarshalText keeps the password out of JSON and the like.
-func (Password) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
 // An Inspector reads what a server is and what state it is in.
 type Inspector interface {

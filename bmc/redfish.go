@@ -54,7 +54,7 @@ func Open(ctx context.Context, e Endpoint) (*Redfish, error) {
 		return nil, fault.Wrap(fault.Invalid, object, "its certificate authority", err)
 	}
 	client, err := gofish.ConnectContext(ctx, gofish.ClientConfig{
-		Endpoint: base, Username: e.User, Password: string(e.Password),
+		Endpoint: base, Username: e.User, Password: e.Password.Reveal(),
 		HTTPClient: h, NoModifyTransport: true, ReuseConnections: true, AutoExpand: true,
 	})
 	if err != nil {

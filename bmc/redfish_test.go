@@ -21,6 +21,7 @@ import (
 	"github.com/ingot-cloud/ingot/bmc"
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/lab"
+	"github.com/ingot-cloud/ingot/secret"
 )
 
 // board is a lab BMC in front of a server without iron, with the server's and
@@ -64,7 +65,7 @@ func newBoard(t *testing.T) board {
 		}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	return board{b, shell, bmc.Endpoint{Address: "https://" + l.Addr().String(), User: "admin", Password: "s3cret-word", CA: b.CA()}, media.URL + "/boot.iso"}
+	return board{b, shell, bmc.Endpoint{Address: "https://" + l.Addr().String(), User: "admin", Password: secret.New("s3cret-word"), CA: b.CA()}, media.URL + "/boot.iso"}
 }
 
 func (b board) open(t *testing.T) *bmc.Redfish {
@@ -204,7 +205,7 @@ func TestFaults(t *testing.T) {
 		kind     fault.Kind
 		says     string
 	}{
-		"wrong password":    {with(func(e *bmc.Endpoint) { e.Password = "s3cret-wrong" }), fault.Unauthenticated, "check the BMC's user and password"},
+		"wrong password":    {with(func(e *bmc.Endpoint) { e.Password = secret.New("s3cret-wrong") }), fault.Unauthenticated, "check the BMC's user and password"},
 		"password in url":   {with(func(e *bmc.Endpoint) { e.Address = "https://admin:s3cret-url@h" }), fault.Invalid, "in their own fields"},
 		"no url":            {with(func(e *bmc.Endpoint) { e.Address = "10.0.0.1" }), fault.Invalid, "https://host"},
 		"no certificates":   {with(func(e *bmc.Endpoint) { e.CA = []byte("x") }), fault.Invalid, "holds no certificate"},
@@ -255,20 +256,19 @@ func TestDeadline(t *testing.T) {
 	defer close(stuck)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err := bmc.Open(ctx, bmc.Endpoint{Address: s.URL, User: "u", Password: "s3cret"})
+	_, err := bmc.Open(ctx, bmc.Endpoint{Address: s.URL, User: "u", Password: secret.New("s3cret")})
 	if !errors.Is(err, fault.Unavailable) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestPasswordPrintsAsStars(t *testing.T) {
-	e := bmc.Endpoint{Address: "https://h", User: "u", Password: "s3cret"}
+func TestEndpointKeepsItsPassword(t *testing.T) {
+	e := bmc.Endpoint{Address: "https://h", User: "u", Password: secret.New("s3cret")}
 	var log strings.Builder
-	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "endpoint", e, "password", e.Password)
-	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "endpoint", e, "password", e.Password)
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "endpoint", e)
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "endpoint", e)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 		fmt.Fprintf(&log, verb, e)
-		fmt.Fprintf(&log, verb, e.Password)
 	}
 	if strings.Contains(log.String(), "s3cret") || strings.Contains(log.String(), "733363726574") {
 		t.Errorf("the password is in %s", log.String())

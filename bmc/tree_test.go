@@ -21,6 +21,7 @@ import (
 
 	"github.com/ingot-cloud/ingot/bmc"
 	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/secret"
 )
 
 var update = flag.Bool("update", false, "write what is seen into testdata as what is expected")
@@ -81,7 +82,7 @@ func testTree(t *testing.T, file, content string) {
 		fmt.Fprintln(&transcript, what)
 	}
 	ctx := t.Context()
-	r, err := bmc.Open(ctx, bmc.Endpoint{Address: s.URL, User: "admin", Password: "s3cret"})
+	r, err := bmc.Open(ctx, bmc.Endpoint{Address: s.URL, User: "admin", Password: secret.New("s3cret")})
 	say("open", err)
 	if err == nil {
 		inv, err := r.Inventory(ctx)
@@ -154,7 +155,7 @@ func FuzzInventory(f *testing.F) {
 		// A page that names itself as the next one would otherwise take long.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		r, err := bmc.Open(ctx, bmc.Endpoint{Address: s.URL, User: "u", Password: "p"})
+		r, err := bmc.Open(ctx, bmc.Endpoint{Address: s.URL, User: "u", Password: secret.New("p")})
 		if err != nil {
 			t.Fatal(err)
 		}

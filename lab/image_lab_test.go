@@ -60,7 +60,7 @@ func TestLabBusyboxImage(t *testing.T) {
 	if _, err := vm.WaitSerial(ctx, 0, regexp.MustCompile(`/ # `)); err != nil {
 		t.Fatal(err)
 	}
-	console, err := vm.Console()
+	console, err := vm.Console(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

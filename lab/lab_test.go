@@ -19,6 +19,7 @@ import (
 	"github.com/ingot-cloud/ingot/bmc"
 	"github.com/ingot-cloud/ingot/boot"
 	"github.com/ingot-cloud/ingot/lab"
+	"github.com/ingot-cloud/ingot/secret"
 )
 
 // cache opens the artefact cache of the user who runs the tests.
@@ -123,7 +124,7 @@ func TestLabRedfish(t *testing.T) {
 	defer wg.Wait()
 	defer stop()
 
-	r, err := bmc.Open(ctx, bmc.Endpoint{Address: "https://" + l.Addr().String(), User: "root", Password: "calvin", CA: s.BMC.CA()})
+	r, err := bmc.Open(ctx, bmc.Endpoint{Address: "https://" + l.Addr().String(), User: "root", Password: secret.New("calvin"), CA: s.BMC.CA()})
 	if err != nil {
 		t.Fatal(err)
 	}

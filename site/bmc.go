@@ -21,6 +21,7 @@ import (
 	"github.com/ingot-cloud/ingot/fault"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
+	"github.com/ingot-cloud/ingot/secret"
 )
 
 // BMCs looks at the partition's BMCs and keeps media, boot order and power as
@@ -161,7 +162,7 @@ func (b *BMCs) Step(ctx context.Context, want *ingotv1.BMCWanted) error {
 
 func (b *BMCs) look(ctx context.Context, want *ingotv1.BMCWanted, report *ingotv1.BMCReport) error {
 	c, err := bmc.Open(ctx, bmc.Endpoint{
-		Address: "https://" + want.GetAddress(), User: want.GetUser(), Password: bmc.Password(want.GetPassword()), CA: []byte(want.GetCa()),
+		Address: "https://" + want.GetAddress(), User: want.GetUser(), Password: secret.New(want.GetPassword()), CA: []byte(want.GetCa()),
 	})
 	if err != nil {
 		return err
