@@ -32,6 +32,8 @@ type Loop struct {
 	// Every, for what time alone changes.
 	All   func(r store.Reader) iter.Seq[string]
 	Every time.Duration
+	// Settle is how long a change waits for others that concern the same key.
+	Settle time.Duration
 	// Step takes what is missing for a key, and says after which time to step
 	// it again without a reason; zero is never. In each of its transactions it
 	// calls lead.
@@ -98,7 +100,7 @@ func (l Loop) feed(ctx context.Context, db *store.DB, log *slog.Logger, lead Lea
 				return err
 			}
 			for key := range l.Concerns(db.Snapshot(), e) {
-				q.add(key, 0)
+				q.add(key, l.Settle)
 			}
 		}
 		return nil

@@ -147,6 +147,7 @@ func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
 // loops are the promises of the control plane.
 func loops(db *store.DB) []loop.Loop {
 	return []loop.Loop{
+		loop.Leaves(db),
 		loop.Machines(db, func() string { return uuid.Must(uuid.NewV7()).String() }),
 	}
 }
