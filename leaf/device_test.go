@@ -122,6 +122,10 @@ func TestCompare(t *testing.T) {
 			s.closed[closure{firstTable + 2001, unix.AF_INET}], s.closed[closure{firstTable + 2001, unix.AF_INET6}] = true, true
 			k.Links[0].VRF, k.Links[0].MTU, k.Links[0].Addresses = "vrf2001", 9000, nil
 		}, []string{"port swp1 mtu 9000", "swp1 into vrf2001", "swp1 no address fd00:10:0:101::1/64"}},
+		"a port that cannot carry more": {func(k *Kernel, s *netState) {
+			k.Links[0].MTU = 9216
+			s.mtus = map[string]int{"swp1": 1500}
+		}, nil},
 		"a port goes down before it leaves": {func(k *Kernel, _ *netState) {
 			k.Links[0].Up, k.Links[0].VRF, k.Links[0].Addresses = false, "", nil
 		}, []string{"swp1 down", "swp1 out of vrf1000", "swp1 no address fd00:10:0:101::1/64"}},
@@ -166,6 +170,34 @@ const listed = `table netdev ingot {
 	}
 }
 `
+
+// A port that has not left the boot VRF keeps the boot network's filter,
+// whatever it becomes; a port that is not there is left out.
+func TestRulesetHolds(t *testing.T) {
+	owned := func(name string) *ingotv1.LeafPort {
+		return &ingotv1.LeafPort{Name: name, Class: ingotv1.PortClass_PORT_CLASS_MACHINE, Vrf: "vrf2001", BootPrefix: "fd00:10:0:10" + name[3:] + "::/64"}
+	}
+	f, err := Render(&ingotv1.LeafConfiguration{
+		Switch: "leaf01", Asn: 1, Loopback: "10.0.0.1", Vrfs: []*ingotv1.LeafVRF{{Name: "vrf2001", Vni: 2001}},
+		Boot:  &ingotv1.LeafBoot{Vrf: "vrf1000", Vni: 1000, Prefix: "fd00:10:0:100::/56", Address: "fd00:b007::1"},
+		Ports: []*ingotv1.LeafPort{owned("swp1"), owned("swp2"), owned("swp3")},
+	}, OldestFRR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := f.Ruleset(map[string]bool{"swp1": true, "swp2": true}, map[string]bool{"swp2": true})
+	var chains []string
+	for c := range r.Rules {
+		chains = append(chains, c)
+	}
+	slices.Sort(chains)
+	if d := cmp.Diff([]string{"boot-swp2", "machine-swp1"}, chains); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	if !strings.Contains(r.Text, "fd00:10:0:102::/64, fe80::/10") {
+		t.Errorf("swp2 is not held to its own prefix:\n%s", r.Text)
+	}
+}
 
 func TestParseBinding(t *testing.T) {
 	b := parseBinding(listed)

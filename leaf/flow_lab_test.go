@@ -286,6 +286,7 @@ func TestLabLeaf(t *testing.T) {
 	if again := w.leaf01.must(t, "pidof zebra bgpd"); again != pids {
 		t.Errorf("FRR was restarted: %s, then %s", pids, again)
 	}
+	t.Run("FRR dies", w.routingDies)
 }
 
 func (w *wiring) boot(t *testing.T) {
@@ -383,7 +384,7 @@ func (w *wiring) owned(t *testing.T) {
 		t.Errorf("the session to leaf02 was interrupted: up since %v, then %v", before, after)
 	}
 	w.s1.must(t, "! ip -6 route show default dev eth1 | grep ra")                    // its router withdrew
-	w.s1.must(t, "ip -6 addr show dev eth1 scope global | grep deprecated")          // and its prefix
+	w.s1.must(t, "ip -6 addr show dev eth1 | tee /dev/stderr | grep deprecated")     // and its prefix
 	w.s1.eventually(t, "ping -c 1 -W 1 -I 10.100.0.1 10.100.0.3")                    // through VXLAN, type-5 routes
 	w.s1.must(t, "guest tcp 10.100.0.1 10.100.0.3:9000")                             // both ways
 	w.leaf01.must(t, "ip route show vrf vrf2001 | grep '10.100.0.3.*br2001'")        // not another way
@@ -420,4 +421,12 @@ func (w *wiring) reclaimed(t *testing.T) {
 	w.s1.eventually(t, "guest get /etc/ingot/ca.pem 'https://[fd00:b007::1]/livez'")
 	w.leaf01.must(t, "! ip link show vrf2001 && ! ip link show br2001 && ! ip link show vx2001")
 	w.leaf01.must(t, `grep '"n": *"3"' /var/lib/ingot-leaf/configuration.json`)
+}
+
+// routingDies: FRR comes back empty, as its supervisor starts it.
+func (w *wiring) routingDies(t *testing.T) {
+	w.leaf01.must(t, "killall -9 zebra bgpd staticd; rm -f /run/frr/*; usleep 200000; /usr/lib/frr/zebra -d -A 127.0.0.1 -s 90000000; /usr/lib/frr/bgpd -d -A 127.0.0.1")
+	w.leaf01.eventually(t, "vtysh -c 'show running-config' | grep 'ipv6 nd prefix fd00:10:0:101::/64'")
+	w.leaf01.eventually(t, "ip -6 route show vrf vrf1000 | grep 'fd00:10:0:200::/56.*br1000'")
+	w.s2.eventually(t, "guest get /etc/ingot/ca.pem 'https://[fd00:b007::1]/livez'")
 }

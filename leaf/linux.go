@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -27,6 +28,8 @@ type Linux struct {
 	Sockets string
 	// Dir is a folder for what is handed to them.
 	Dir string
+	// Log may be nil.
+	Log *slog.Logger
 }
 
 // FRRVersion asks the running FRR for its release. It fails with
@@ -90,7 +93,7 @@ func (l *Linux) Apply(ctx context.Context, f Files) error {
 	}
 	for _, link := range f.Kernel.Links {
 		if hold[link.Name] {
-			l.farewell(have, link.Name)
+			l.farewell(ctx, have, link.Name)
 		}
 	}
 	kernelErr := f.Kernel.settle()
@@ -112,11 +115,14 @@ func inBoot(c ingotv1.PortClass) bool {
 }
 
 // farewell tells the server behind a port that its router and prefix are no
-// more. A lost frame does no harm: the lifetimes end by themselves.
-func (l *Linux) farewell(have *netState, name string) {
+// more. If it does not hear, no harm is done: the lifetimes end by themselves.
+func (l *Linux) farewell(ctx context.Context, have *netState, name string) {
 	for _, p := range have.addrs[name] {
-		if p.Addr().Is6() {
-			_ = withdrawRouter(name, p.Masked())
+		if !p.Addr().Is6() {
+			continue
+		}
+		if err := withdrawRouter(ctx, name, p.Masked()); err != nil && l.Log != nil {
+			l.Log.Warn("a server is not told that its router leaves", "port", name, "error", err)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package leaf
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -8,8 +10,10 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/ingot-cloud/ingot/fault"
@@ -19,6 +23,9 @@ import (
 type netState struct {
 	links map[string]netlink.Link
 	names map[int]string // by index
+	// mtus are the largest packets that links can be set to carry, where the
+	// driver says so.
+	mtus map[string]int
 	// addrs are the global addresses by link.
 	addrs map[string][]netip.Prefix
 	// closed are the tables and families that end in an unreachable route.
@@ -52,7 +59,7 @@ func readNet() (*netState, error) {
 func tryReadNet() (*netState, error) {
 	s := &netState{
 		links: map[string]netlink.Link{}, names: map[int]string{}, addrs: map[string][]netip.Prefix{},
-		closed: map[closure]bool{}, rules: map[int][]int{}, sysctl: readSysctl,
+		mtus: map[string]int{}, closed: map[closure]bool{}, rules: map[int][]int{}, sysctl: readSysctl,
 	}
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -60,6 +67,9 @@ func tryReadNet() (*netState, error) {
 	}
 	for _, l := range links {
 		s.links[l.Attrs().Name], s.names[l.Attrs().Index] = l, l.Attrs().Name
+	}
+	if err := s.readMTUs(); err != nil {
+		return nil, err
 	}
 	for _, f := range families {
 		addrs, err := netlink.AddrList(nil, f)
@@ -93,6 +103,28 @@ func tryReadNet() (*netState, error) {
 		}
 	}
 	return s, nil
+}
+
+// readMTUs asks for what the library leaves out.
+func (s *netState) readMTUs() error {
+	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	messages, err := r.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return err
+	}
+	for _, m := range messages {
+		attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfInfomsg:])
+		if err != nil {
+			return err
+		}
+		for _, a := range attrs {
+			if most := binary.NativeEndian.Uint32; a.Attr.Type == unix.IFLA_MAX_MTU && len(a.Value) >= 4 && most(a.Value) > 0 {
+				s.mtus[s.names[int(nl.DeserializeIfInfomsg(m).Index)]] = int(most(a.Value))
+			}
+		}
+	}
+	return nil
 }
 
 func isDefault(dst *net.IPNet) bool {
@@ -285,8 +317,12 @@ func (c *changes) link(l Link) {
 	for _, s := range l.Sysctls {
 		c.sysctl(s)
 	}
-	if have.Attrs().MTU != l.MTU {
-		c.add(func() error { return netlink.LinkSetMTU(have, l.MTU) }, "port %s mtu %d", l.Name, l.MTU)
+	mtu := l.MTU
+	if most, known := c.have.mtus[l.Name]; known {
+		mtu = min(mtu, most)
+	}
+	if have.Attrs().MTU != mtu {
+		c.add(func() error { return netlink.LinkSetMTU(have, mtu) }, "port %s mtu %d", l.Name, mtu)
 	}
 	if !l.Up {
 		c.up(have, l.Name, false)
@@ -434,5 +470,54 @@ func (k Kernel) settle() error {
 		if round == 5 {
 			return fault.New(fault.Precondition, "kernel", "does not keep: "+todo[0].what, "look who else configures this interface")
 		}
+	}
+}
+
+// settleFor is how long a burst of changes may last before they are looked at.
+const settleFor = 100 * time.Millisecond
+
+// Watch calls changed soon after links changed, until ctx ends: a port got or
+// lost carrier, or somebody moved it.
+func (l *Linux) Watch(ctx context.Context, changed func()) error {
+	updates := make(chan netlink.LinkUpdate, 64)
+	failed := make(chan error, 1)
+	err := netlink.LinkSubscribeWithOptions(updates, ctx.Done(), netlink.LinkSubscribeOptions{
+		ErrorCallback: func(err error) {
+			select {
+			case failed <- err:
+			default:
+			}
+		},
+	})
+	if err != nil {
+		return fault.Wrap(fault.Internal, "kernel", "does not tell about links", err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fault.Wrap(fault.Internal, "kernel", "no longer tells about links", err)
+		case _, ok := <-updates:
+			if !ok {
+				updates = nil // the reason is in failed
+				continue
+			}
+		}
+		burst := time.After(settleFor)
+		for quiet := false; !quiet; {
+			select {
+			case _, ok := <-updates:
+				if !ok {
+					updates, quiet = nil, true
+				}
+			case <-burst:
+				quiet = true
+			}
+		}
+		changed()
 	}
 }

@@ -77,7 +77,7 @@ func run(ctx context.Context, o options) error {
 	if err := os.MkdirAll(o.stateDir, 0o700); err != nil {
 		return err
 	}
-	device := &leaf.Linux{Dir: o.stateDir}
+	device := &leaf.Linux{Dir: o.stateDir, Log: log}
 	var frr leaf.FRRVersion
 	if err := retry(ctx, log, func() (err error) { frr, err = device.FRRVersion(ctx); return err }); err != nil {
 		return err
@@ -114,6 +114,7 @@ func run(ctx context.Context, o options) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
+	g.Go(func() error { return device.Watch(ctx, agent.Kick) })
 	g.Go(func() error { return c.KeepToken(ctx, func(err error) { log.Error("token", "error", err) }) })
 	return g.Wait()
 }
