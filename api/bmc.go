@@ -175,6 +175,9 @@ func (s *Server) storeReport(ctx context.Context, uuid, partition string, report
 // partition, each to exactly one listener.
 func (s infraBMCs) WaitForBMCCommand(ctx context.Context, req *infrav2.WaitForBMCCommandRequest, stream *connect.ServerStream[infrav2.WaitForBMCCommandResponse]) error {
 	listener := newID()
+	if err := stream.Send(nil); err != nil { // tells the client that it is being listened to
+		return err
+	}
 	return s.follow(ctx, func(snap store.Snapshot, _ bool) error {
 		for o := range records.Operations.By(snap, "open", req.GetPartition()) {
 			if o.GetTaken() != nil {

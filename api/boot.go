@@ -180,6 +180,9 @@ func (s infraBoots) Wait(ctx context.Context, req *infrav2.BootServiceWaitReques
 			s.log.WarnContext(ctx, "api: machine still counts as listening", "machine", uuid, "error", err)
 		}
 	}()
+	if err := stream.Send(nil); err != nil { // tells the client that the machine counts as waiting
+		return err
+	}
 	return s.follow(ctx, func(snap store.Snapshot, _ bool) error {
 		s.sightings.saw(uuid, s.cfg.Now())
 		in, err := s.installation(snap, uuid)

@@ -57,6 +57,13 @@ func Allocate(tx *store.Tx, w Want) (*privatev1.Allocation, error) {
 	if err := checkKind(tx, q, place); err != nil {
 		return nil, err
 	}
+	attachment := network.Attachment{
+		Allocation: w.UUID, Name: q.GetName(), Project: q.GetProject(), Partition: place.partition,
+		Type: q.GetAllocationType(), Networks: q.GetNetworks(), NewID: w.NewID,
+	}
+	if err := network.Attachable(tx, attachment); err != nil {
+		return nil, err
+	}
 	if err := CheckKeys(q.GetSshPublicKeys()); err != nil {
 		return nil, err
 	}
@@ -73,7 +80,12 @@ func Allocate(tx *store.Tx, w Want) (*privatev1.Allocation, error) {
 	if err := FitLayout(place.layout, hardware.GetInventory().GetHardware()); err != nil {
 		return nil, err
 	}
-	return give(tx, w, m, place)
+	attachment.Machine = m.GetUuid()
+	networks, err := network.Attach(tx, attachment)
+	if err != nil {
+		return nil, err
+	}
+	return give(tx, w, m, place, networks)
 }
 
 // CheckKeys checks that all are ssh public keys.
@@ -220,15 +232,8 @@ func fewest(candidates []*privatev1.Machine, count map[string]int) []*privatev1.
 }
 
 // give writes the allocation.
-func give(tx *store.Tx, w Want, m *privatev1.Machine, p *place) (*privatev1.Allocation, error) {
+func give(tx *store.Tx, w Want, m *privatev1.Machine, p *place, networks []*apiv2.MachineNetwork) (*privatev1.Allocation, error) {
 	q := w.Request
-	networks, err := network.Attach(tx, network.Attachment{
-		Machine: m.GetUuid(), Allocation: w.UUID, Name: q.GetName(), Project: q.GetProject(), Partition: p.partition,
-		Type: q.GetAllocationType(), Networks: q.GetNetworks(), NewID: w.NewID,
-	})
-	if err != nil {
-		return nil, err
-	}
 	full := &apiv2.MachineAllocation{
 		Uuid: w.UUID, Meta: &apiv2.Meta{Labels: q.GetLabels()}, Name: q.GetName(), Description: q.GetDescription(), CreatedBy: w.User,
 		Project: q.GetProject(), Image: &apiv2.Image{Id: p.image.GetId()}, FilesystemLayout: p.layout, Networks: networks,

@@ -74,6 +74,13 @@ func Attach(tx *store.Tx, a Attachment) ([]*apiv2.MachineNetwork, error) {
 	return out, nil
 }
 
+// Attachable checks what Attach would, before it is known which machine it will
+// be: it says whether a machine of this kind can be in these networks.
+func Attachable(tx *store.Tx, a Attachment) error {
+	_, err := attachable(tx, a)
+	return err
+}
+
 func allocationOwner(uuid string) string { return "allocation " + uuid }
 
 func tooManyAddresses(machine string) error {
