@@ -8,11 +8,11 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
-	_ "github.com/metal-stack/api/go/metalstack/admin/v2" // their methods belong to the API
+	_ "github.com/metal-stack/api/go/metalstack/admin/v2" // its methods belong to the API
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
-	_ "github.com/metal-stack/api/go/metalstack/infra/v2"
+	_ "github.com/metal-stack/api/go/metalstack/infra/v2" // its methods too
 
-	_ "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	_ "github.com/ingot-cloud/ingot/proto/ingot/v1" // its methods too
 )
 
 // A Method is one call of the API and what its options say of it. A role is

@@ -101,13 +101,16 @@ func (s *Server) Run(ctx context.Context) error {
 		p := s.wanted
 		s.mu.Unlock()
 		serving, stop := context.WithCancel(ctx)
-		ended := make(chan error, 1)
+		var err error // of serving, once that has ended
+		ended := make(chan struct{})
 		if p.address.IsValid() {
-			go func() { ended <- s.serve(serving, p) }() // ends with serving, and is waited for
+			go func() { // ends with serving, and is waited for
+				defer close(ended)
+				err = s.serve(serving, p)
+			}()
 		} else {
-			ended <- nil
+			close(ended)
 		}
-		var err error
 		select {
 		case <-ctx.Done():
 			stop()
@@ -117,7 +120,7 @@ func (s *Server) Run(ctx context.Context) error {
 			stop()
 			<-ended
 			continue
-		case err = <-ended:
+		case <-ended:
 			stop()
 		}
 		var retry <-chan time.Time

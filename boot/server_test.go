@@ -61,10 +61,11 @@ func inNamespace(t *testing.T) bool {
 	}
 	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), "BOOT_IN_NAMESPACE=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if os.Getuid() != 0 { // root may without, also where user namespaces are off
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
 	}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
@@ -187,7 +188,7 @@ func until(t *testing.T, what string, ok func() bool) {
 }
 
 func (w *world) lives(at string) bool {
-	r, err := w.server().Get(at + "/livez") //nolint:noctx // bounded by the test
+	r, err := w.server().Get(at + "/livez")
 	if err != nil {
 		return false
 	}
@@ -310,7 +311,7 @@ func testProxy(t *testing.T, w *world, plain, secure string) {
 		cancel()
 	}
 	for _, url := range []string{secure + "/", secure + "/metalstack.api.v2.MachineService/List", secure + "/ingot.v1.AgentService/", plain + boot.Procedures()[0]} {
-		a, err := w.server().Post(url, "application/json", strings.NewReader("{}")) //nolint:noctx // bounded by the test
+		a, err := w.server().Post(url, "application/json", strings.NewReader("{}"))
 		if err != nil {
 			t.Fatal(err)
 		}

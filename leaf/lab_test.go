@@ -146,9 +146,9 @@ func (g *guest) fails(t *testing.T, script string) {
 // eventually repeats a script until it succeeds, and returns its output.
 func (g *guest) eventually(t *testing.T, script string) string {
 	t.Helper()
-	out, ok := "", false
 	for deadline := time.Now().Add(90 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		if out, ok = g.sh(t, script); ok {
+		out, ok := g.sh(t, script)
+		if ok {
 			return out
 		}
 		if time.Now().After(deadline) {

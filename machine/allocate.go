@@ -54,7 +54,7 @@ func Allocate(tx *store.Tx, w Want) (*privatev1.Allocation, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkKind(tx, q, place); err != nil {
+	if err := checkKind(q, place); err != nil {
 		return nil, err
 	}
 	attachment := network.Attachment{
@@ -175,7 +175,7 @@ func placeOf(tx *store.Tx, q *apiv2.MachineServiceCreateRequest, m *privatev1.Ma
 }
 
 // checkKind checks that image and firewall rules fit the kind of allocation.
-func checkKind(tx *store.Tx, q *apiv2.MachineServiceCreateRequest, p *place) error {
+func checkKind(q *apiv2.MachineServiceCreateRequest, p *place) error {
 	feature, noun := apiv2.ImageFeature_IMAGE_FEATURE_MACHINE, "machines"
 	switch q.GetAllocationType() {
 	case machineType:

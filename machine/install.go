@@ -204,7 +204,7 @@ type AgentReport struct {
 	Took         time.Duration
 }
 
-// stepName returns a step in lower-case words.
+// StepName returns a step in lower-case words.
 func StepName(s ingotv1.AgentStep) string {
 	return strings.ToLower(strings.TrimPrefix(s.String(), "AGENT_STEP_"))
 }

@@ -103,7 +103,8 @@ func checkFabric(f *ingotv1.Fabric) error {
 		return bad("loopbacks %s is not an IPv4 prefix with room for addresses", loopbacks).Do("give a prefix of at most length 30")
 	}
 	first, last := asnRange(f)
-	if !(first >= firstLow && last <= lastLow) && !(first >= firstHigh && last <= lastLeafASN) {
+	short, long := first >= firstLow && last <= lastLow, first >= firstHigh && last <= lastLeafASN
+	if !short && !long {
 		return bad("AS numbers %d to %d are not within the private ranges for leaves", first, last).Do("stay within 64512-65534 or 4200000000-4210000000")
 	}
 	return nil
