@@ -18,18 +18,26 @@ import (
 func remove[T access.Parent](
 	ctx context.Context, s *Server, t *store.Table[T], id string, unused func(store.Reader, string) error, also ...func(*store.Tx, string) error,
 ) (T, error) {
+	return removeBy(ctx, s, t, id, func(tx *store.Tx, id, task string) (T, error) {
+		rec, err := access.Remove(tx, t, id, task, func() error { return unused(tx, id) })
+		for _, f := range also {
+			if err == nil {
+				err = f(tx, id)
+			}
+		}
+		return rec, err
+	})
+}
+
+// removeBy is remove with a rule that calls access.Remove.
+func removeBy[T access.Parent](ctx context.Context, s *Server, t *store.Table[T], id string, rule func(tx *store.Tx, id, task string) (T, error)) (T, error) {
 	task := newID()
 	var rec T
 	if err := s.update(ctx, func(tx *store.Tx) error { return access.Close(tx, t, id, task) }); err != nil {
 		return rec, err
 	}
 	err := s.update(ctx, func(tx *store.Tx) (err error) {
-		rec, err = access.Remove(tx, t, id, task, func() error { return unused(tx, id) })
-		for _, f := range also {
-			if err == nil {
-				err = f(tx, id)
-			}
-		}
+		rec, err = rule(tx, id, task)
 		return err
 	})
 	if err == nil || errors.Is(err, store.ErrUnknown) || errors.Is(err, fault.Conflict) {

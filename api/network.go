@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -167,23 +166,15 @@ func (s *Server) updateNetwork(ctx context.Context, project *string, req *adminv
 	return showNetwork(s.view(ctx), n), nil
 }
 
-// deleteNetwork closes the network first, so that nothing new can depend on it
-// while it is searched. A deletion that was cut off in between is finished by
-// the next. What it returns as the deletion's task is done already.
+// deleteNetwork deletes a network. The deletion task it returns is the
+// network's own id and names work that is already done.
 func (s *Server) deleteNetwork(ctx context.Context, id string) (*apiv2.Network, error) {
-	task := newID()
-	if err := s.update(ctx, func(tx *store.Tx) error { return network.Close(tx, id, task) }); err != nil {
+	n, err := removeBy(ctx, s, records.Networks, id, network.Remove)
+	if err != nil {
 		return nil, err
 	}
-	var n *apiv2.Network
-	err := s.update(ctx, func(tx *store.Tx) (err error) {
-		n, err = network.Remove(tx, id, task)
-		return err
-	})
-	if errors.Is(err, fault.Precondition) {
-		return nil, errors.Join(err, s.update(ctx, func(tx *store.Tx) error { return network.Reopen(tx, id, task) }))
-	}
-	return n, err
+	n.Meta.DeletionTaskId = &n.Id
+	return n, nil
 }
 
 // networkChange shows a network as Get does.

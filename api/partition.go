@@ -7,6 +7,7 @@ import (
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 
 	"github.com/ingot-cloud/ingot/machine"
+	"github.com/ingot-cloud/ingot/network"
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/store"
 )
@@ -68,7 +69,7 @@ func (s adminPartitions) Update(ctx context.Context, req *adminv2.PartitionServi
 }
 
 func (s adminPartitions) Delete(ctx context.Context, req *adminv2.PartitionServiceDeleteRequest) (*adminv2.PartitionServiceDeleteResponse, error) {
-	p, err := remove(ctx, s.Server, records.Partitions, req.GetId(), machine.PartitionUnused, drop(records.Fabrics))
+	p, err := remove(ctx, s.Server, records.Partitions, req.GetId(), machine.PartitionUnused, network.DropFabric)
 	return &adminv2.PartitionServiceDeleteResponse{Partition: p}, err
 }
 

@@ -174,6 +174,22 @@ func takeFabric(tx *store.Tx, f *ingotv1.Fabric) error {
 	return records.BootPrefixes.Put(tx, taken(tx, key, fabricOwner(f)))
 }
 
+// DropFabric deletes the plan of a partition that is being deleted, if it has
+// one, and what was taken for it.
+func DropFabric(tx *store.Tx, partition string) error {
+	f, ok := records.Fabrics.Peek(tx, partition)
+	if !ok {
+		return nil
+	}
+	tx.Bump(roots)
+	tx.Bump(fabricGuard(partition))
+	if err := releaseFabric(tx, f); err != nil {
+		return err
+	}
+	_, err := records.Fabrics.Delete(tx, partition)
+	return err
+}
+
 func releaseFabric(tx *store.Tx, f *ingotv1.Fabric) error {
 	if err := release(tx, records.BootPrefixes, bootKey(f), fabricOwner(f)); err != nil {
 		return err

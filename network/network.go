@@ -19,7 +19,6 @@ import (
 
 	adminv2 "github.com/metal-stack/api/go/metalstack/admin/v2"
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
@@ -376,66 +375,40 @@ func editAnnouncable(n *apiv2.Network, q *adminv2.NetworkServiceUpdateRequest) e
 	return nil
 }
 
-// Open returns a network on which something new is about to depend. It guards
-// the network, so that closing it for deletion makes the Tx run again.
+// Open returns a network on which something new is about to depend.
 func Open(tx *store.Tx, id string) (*apiv2.Network, error) {
-	n, err := records.Networks.Get(tx, id)
-	if err != nil {
-		return nil, err
-	}
-	if n.GetMeta().DeletionTaskId != nil {
-		return nil, fault.New(fault.Precondition, "network "+id, "is being deleted", "use another network, or delete it again to learn what keeps it")
-	}
-	return n, nil
+	return access.Open(tx, records.Networks, id)
 }
 
-// Close is the first of two steps to delete a network: whatever was about to
-// depend on it runs again and finds the door closed. Remove is the second; if
-// it fails, Reopen. task marks whose deletion it is.
-func Close(tx *store.Tx, id, task string) error {
-	_, err := records.Networks.Change(tx, id, func(n *apiv2.Network) error {
-		n.Meta.DeletionTaskId = proto.String(task)
-		return nil
-	})
-	return err
-}
-
-// Reopen takes back a Close of the same task.
-func Reopen(tx *store.Tx, id, task string) error {
-	_, err := records.Networks.Change(tx, id, func(n *apiv2.Network) error {
-		if n.GetMeta().GetDeletionTaskId() == task {
-			n.Meta.DeletionTaskId = nil
-		}
-		return nil
-	})
-	return err
-}
-
-// Remove deletes a network that was closed, and gives back what it had taken.
-// It returns fault.Conflict if another deletion has taken over since.
+// Remove deletes a network whose door the task has closed, and gives back what
+// it had taken.
 func Remove(tx *store.Tx, id, task string) (*apiv2.Network, error) {
-	n, err := records.Networks.Get(tx, id)
+	n, err := access.Remove(tx, records.Networks, id, task, func() error {
+		n, err := records.Networks.Get(tx, id)
+		if err != nil {
+			return err
+		}
+		return checkRemovable(tx, n)
+	})
 	if err != nil {
 		return nil, err
 	}
-	if n.GetMeta().GetDeletionTaskId() != task {
-		return nil, fault.New(fault.Conflict, "network "+id, "is being deleted by somebody else", "wait for the other deletion")
+	return n, giveBack(tx, n)
+}
+
+func checkRemovable(r store.Reader, n *apiv2.Network) error {
+	if records.Networks.Count(r, "parent", n.GetId()) > 0 {
+		return fault.New(fault.Precondition, "", "cannot remove network with existing child networks", "")
 	}
-	if records.Networks.Count(tx, "parent", id) > 0 {
-		return nil, fault.New(fault.Precondition, "", "cannot remove network with existing child networks", "")
-	}
-	if records.Allocations.Count(tx, "network", id)+records.Reclaims.Count(tx, "network", id) > 0 {
-		return nil, fault.New(fault.Precondition, "", "cannot remove network with existing machine allocations", "")
+	if records.Allocations.Count(r, "network", n.GetId())+records.Reclaims.Count(r, "network", n.GetId()) > 0 {
+		return fault.New(fault.Precondition, "", "cannot remove network with existing machine allocations", "")
 	}
 	for _, p := range prefixesOf(n) {
-		if err := checkUnused(tx, n, p); err != nil {
-			return nil, err
+		if err := checkUnused(r, n, p); err != nil {
+			return err
 		}
 	}
-	if err := giveBack(tx, n); err != nil {
-		return nil, err
-	}
-	return records.Networks.Delete(tx, id)
+	return nil
 }
 
 // giveBack releases the keys of a network that is going.

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/network"
 	"github.com/ingot-cloud/ingot/records"
@@ -196,12 +197,12 @@ func (s *script) do(verb, text string) ([]string, error) {
 
 func (s *script) deleteNetwork(id string) ([]string, error) {
 	ctx, task := context.Background(), s.id()
-	if err := s.db.Update(ctx, func(tx *store.Tx) error { return network.Close(tx, id, task) }); err != nil {
+	if err := s.db.Update(ctx, func(tx *store.Tx) error { return access.Close(tx, records.Networks, id, task) }); err != nil {
 		return nil, err
 	}
 	out, err := tx(s, s.network, func(tx *store.Tx) (*apiv2.Network, error) { return network.Remove(tx, id, task) })
 	if err != nil {
-		s.update(func(tx *store.Tx) error { return network.Reopen(tx, id, task) })
+		s.update(func(tx *store.Tx) error { return access.Reopen(tx, records.Networks, id, task) })
 	}
 	return out, err
 }
