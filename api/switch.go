@@ -9,7 +9,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	adminv2 "github.com/metal-stack/api/go/metalstack/admin/v2"
-	"github.com/metal-stack/api/go/metalstack/admin/v2/adminv2connect"
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 	infrav2 "github.com/metal-stack/api/go/metalstack/infra/v2"
 
@@ -78,10 +77,7 @@ func (s infraSwitches) Heartbeat(ctx context.Context, req *infrav2.SwitchService
 	return &infrav2.SwitchServiceHeartbeatResponse{Id: req.GetId(), LastSync: sync.GetLastSync(), LastSyncError: sync.GetLastSyncError()}, nil
 }
 
-type adminSwitches struct {
-	*Server
-	adminv2connect.UnimplementedSwitchServiceHandler // ConnectedMachines
-}
+type adminSwitches struct{ *Server }
 
 func (s adminSwitches) Get(ctx context.Context, req *adminv2.SwitchServiceGetRequest) (*adminv2.SwitchServiceGetResponse, error) {
 	sw, err := network.Switch(s.view(ctx), req.GetId())
@@ -158,6 +154,32 @@ func (s adminSwitches) Delete(ctx context.Context, req *adminv2.SwitchServiceDel
 		}
 	}
 	return &adminv2.SwitchServiceDeleteResponse{Switch: sw}, nil
+}
+
+// ConnectedMachines shows which machine is behind which port. A query for one
+// machine leaves out the switches it is not connected to.
+func (s adminSwitches) ConnectedMachines(ctx context.Context, req *adminv2.SwitchServiceConnectedMachinesRequest) (*adminv2.SwitchServiceConnectedMachinesResponse, error) {
+	r, q := s.view(ctx), req.GetMachineQuery()
+	resp := &adminv2.SwitchServiceConnectedMachinesResponse{}
+	for sw := range s.switches(r, req.GetQuery()) {
+		shown := &apiv2.SwitchWithMachines{Id: sw.GetId(), Partition: sw.GetPartition(), Rack: sw.GetRack()}
+		for _, c := range sw.GetMachineConnections() {
+			m, ok := records.Machines.Peek(r, c.GetMachineId())
+			if !ok || !matchesState(q, m) {
+				continue
+			}
+			v := viewMachine(r, m)
+			if !matchesView(q, v) {
+				continue
+			}
+			b, _ := records.MachineBMCs.Peek(r, m.GetUuid())
+			shown.Connections = append(shown.Connections, &apiv2.SwitchNicWithMachine{Nic: c.GetNic(), Machine: v.Machine, Fru: b.GetReport().GetFru()})
+		}
+		if len(shown.GetConnections()) > 0 || q.GetUuid() == "" {
+			resp.SwitchesWithMachines = append(resp.SwitchesWithMachines, shown)
+		}
+	}
+	return resp, nil
 }
 
 // switchChange is a change of a switch or of one of its parts.

@@ -93,6 +93,34 @@ func TestSwitches(t *testing.T) {
 		t.Errorf("list: %v", list)
 	}
 
+	w.store(func(tx *store.Tx) error {
+		return records.Machines.Insert(tx, &privatev1.Machine{Uuid: machineID, Partition: "partition-1"})
+	})
+	for _, c := range []struct {
+		query *apiv2.MachineQuery
+		want  int // switches
+		ports int // with the machine
+	}{
+		{&apiv2.MachineQuery{}, 2, 2},
+		{&apiv2.MachineQuery{Uuid: proto.String(machineID)}, 2, 2},
+		{&apiv2.MachineQuery{Partition: proto.String("partition-2")}, 2, 0},
+		{&apiv2.MachineQuery{Uuid: proto.String("00000000-0000-0000-0000-00000000000b")}, 0, 0},
+	} {
+		cm, err := admin.ConnectedMachines(ctx, &adminv2.SwitchServiceConnectedMachinesRequest{MachineQuery: c.query})
+		check(t, err)
+		ports := 0
+		for _, sm := range cm.GetSwitchesWithMachines() {
+			for _, p := range sm.GetConnections() {
+				if p.GetMachine().GetUuid() == machineID && p.GetNic().GetName() == "Ethernet1" {
+					ports++
+				}
+			}
+		}
+		if len(cm.GetSwitchesWithMachines()) != c.want || ports != c.ports {
+			t.Errorf("connected machines by %v: %v", c.query, cm)
+		}
+	}
+
 	port, err := admin.Port(ctx, &adminv2.SwitchServicePortRequest{Id: "sw1", NicName: "Ethernet0", Status: apiv2.SwitchPortStatus_SWITCH_PORT_STATUS_DOWN})
 	check(t, err)
 	if s := port.GetSwitch().GetNics()[0].GetState(); s.GetDesired() != apiv2.SwitchPortStatus_SWITCH_PORT_STATUS_DOWN {
