@@ -134,7 +134,7 @@ func (g *guest) must(t *testing.T, script string) string {
 	return out
 }
 
-// must not: what the script tries has to fail, by itself.
+// fails runs a shell script that must not succeed.
 func (g *guest) fails(t *testing.T, script string) {
 	t.Helper()
 	out, ok := g.sh(t, script)
