@@ -92,7 +92,9 @@ func (s *server) All(ctx context.Context, req *connect.Request[ingotv1.WatchServ
 	s.mu.Lock()
 	s.afters = append(s.afters, req.Msg.GetAfter())
 	next := s.streams[0]
-	s.streams = s.streams[1:]
+	if len(s.streams) > 1 { // the last one is for whoever comes later, too
+		s.streams = s.streams[1:]
+	}
 	s.mu.Unlock()
 	for _, r := range next.revisions {
 		if err := out.Send(&ingotv1.WatchServiceAllResponse{Change: &ingotv1.Change{Revision: r}}); err != nil {
