@@ -141,7 +141,7 @@ type tokenSource struct {
 
 	mu   sync.Mutex
 	text string
-	seen time.Time // when the file was changed last
+	seen os.FileInfo // of the file that held text
 }
 
 // get returns the token; empty if there is none.
@@ -152,7 +152,8 @@ func (s *tokenSource) get() (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st, err := os.Stat(s.file)
-	if err == nil && st.ModTime().Equal(s.seen) && s.text != "" {
+	// Two files in a row may be of the same moment, as file systems tell it.
+	if err == nil && s.text != "" && os.SameFile(st, s.seen) && st.ModTime().Equal(s.seen.ModTime()) {
 		return s.text, nil
 	}
 	var content []byte
@@ -162,6 +163,6 @@ func (s *tokenSource) get() (string, error) {
 	if err != nil {
 		return "", fault.Wrap(fault.Precondition, "token", "cannot be read", err)
 	}
-	s.text, s.seen = strings.TrimSpace(string(content)), st.ModTime()
+	s.text, s.seen = strings.TrimSpace(string(content)), st
 	return s.text, nil
 }
