@@ -91,6 +91,11 @@ func (s leaves) Report(ctx context.Context, req *connect.Request[ingotv1.LeafSer
 			return nil, err
 		}
 	}
+	for _, p := range q.GetPorts() { // whoever was heard lives
+		if c, ok := records.Connections.Peek(s.view(ctx), records.PortKey(q.GetSwitch(), p.GetName())); ok && p.GetNeighbor() != nil {
+			s.sightings.saw(c.GetMachine(), s.cfg.Now())
+		}
+	}
 	return connect.NewResponse(&ingotv1.LeafServiceReportResponse{}), nil
 }
 

@@ -137,16 +137,12 @@ func Ready(tx *store.Tx, uuid, bootID string, wiped []string) error {
 	return err
 }
 
-// unwiped returns the disks that are not among the wiped ones, which are named
-// by serial number, or by kernel name if they have none.
+// unwiped returns the disks that are not among the wiped ones. Within one boot
+// a kernel name is as good as a serial number.
 func unwiped(inventory *ingotv1.Inventory, wiped []string) []string {
 	var missing []string
 	for _, d := range inventory.GetDisks() {
-		id := d.GetSerial()
-		if id == "" {
-			id = d.GetName()
-		}
-		if !slices.Contains(wiped, id) {
+		if !slices.Contains(wiped, d.GetName()) && (d.GetSerial() == "" || !slices.Contains(wiped, d.GetSerial())) {
 			missing = append(missing, d.GetName())
 		}
 	}

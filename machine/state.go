@@ -284,11 +284,15 @@ func enter(m *privatev1.Machine, h Happening) {
 		m.BootId = h.BootID
 	case Crashed:
 		failedBoot(m, h.Time)
-	case Waiting, PhonedHome:
-		m.FailedBoots = nil
-		if h.BootID != "" {
+	case Waiting:
+		if m.GetAllocation() != "" {
+			return // that boot ends well when the system is installed
+		}
+		if m.FailedBoots = nil; h.BootID != "" {
 			m.CrashLoop = false
 		}
+	case PhonedHome:
+		m.FailedBoots = nil
 	case Rebooting, Reclaim:
 		m.BootId = ""
 	}

@@ -78,6 +78,9 @@ func awaited(r store.Reader, m *privatev1.Machine) *ingotv1.Waiting {
 			w.Remedy = "look at the generation and the error that the leaves report with 'ingot switch describe'"
 		}
 	}
+	if a, ok := records.Allocations.Peek(r, m.GetUuid()); ok && a.GetInstalled() != nil && m.GetPhase() == crashed {
+		w.What, w.Remedy = "the installed system to be seen through a leaf", "look at the console; an installed machine is not rebooted without being asked"
+	}
 	if o, ok := records.Operations.Peek(r, m.GetUuid()); ok && o.GetOperation().GetDone() == nil && o.GetTaken() == nil {
 		w.What += "; no site has taken the operation '" + actionName(o.GetOperation().GetAction()) + "' yet"
 		w.Remedy = strings.TrimPrefix(w.Remedy+"; look whether the management server of partition "+m.GetPartition()+" is connected", "; ")

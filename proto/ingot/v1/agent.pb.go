@@ -223,12 +223,13 @@ func (StepState) EnumDescriptor() ([]byte, []int) {
 
 // Inventory is what the boot image found in a server.
 type Inventory struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Hardware *v2.MachineHardware    `protobuf:"bytes,1,opt,name=hardware,proto3" json:"hardware,omitempty"`
-	Bios     *v2.MachineBios        `protobuf:"bytes,2,opt,name=bios,proto3" json:"bios,omitempty"`
-	Fru      *v2.MachineFRU         `protobuf:"bytes,3,opt,name=fru,proto3" json:"fru,omitempty"`
-	Disks    []*Disk                `protobuf:"bytes,4,rep,name=disks,proto3" json:"disks,omitempty"`
-	Firmware *Firmware              `protobuf:"bytes,5,opt,name=firmware,proto3" json:"firmware,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the kernel and the neighbours tell it, however odd that is.
+	Hardware *v2.MachineHardware `protobuf:"bytes,1,opt,name=hardware,proto3" json:"hardware,omitempty"`
+	Bios     *v2.MachineBios     `protobuf:"bytes,2,opt,name=bios,proto3" json:"bios,omitempty"`
+	Fru      *v2.MachineFRU      `protobuf:"bytes,3,opt,name=fru,proto3" json:"fru,omitempty"`
+	Disks    []*Disk             `protobuf:"bytes,4,rep,name=disks,proto3" json:"disks,omitempty"`
+	Firmware *Firmware           `protobuf:"bytes,5,opt,name=firmware,proto3" json:"firmware,omitempty"`
 	// Version of the agent that looked.
 	AgentVersion string `protobuf:"bytes,6,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
 	// Manufacturer, product and serial number of SMBIOS type 1.
@@ -772,7 +773,7 @@ type AgentServiceWaitRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Uuid   string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	BootId string                 `protobuf:"bytes,2,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	// The disks that were wiped in this boot, by serial number.
+	// The disks that were wiped in this boot, by serial number or kernel name.
 	Wiped         []string `protobuf:"bytes,3,rep,name=wiped,proto3" json:"wiped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1186,9 +1187,9 @@ var File_ingot_v1_agent_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x14ingot/v1/agent.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/common.proto\x1a\x14ingot/v1/image.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1fmetalstack/api/v2/machine.proto\"\xbb\x03\n" +
-	"\tInventory\x12>\n" +
-	"\bhardware\x18\x01 \x01(\v2\".metalstack.api.v2.MachineHardwareR\bhardware\x122\n" +
+	"\x14ingot/v1/agent.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/common.proto\x1a\x14ingot/v1/image.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1fmetalstack/api/v2/machine.proto\"\xc3\x03\n" +
+	"\tInventory\x12F\n" +
+	"\bhardware\x18\x01 \x01(\v2\".metalstack.api.v2.MachineHardwareB\x06\xbaH\x03\xd8\x01\x03R\bhardware\x122\n" +
 	"\x04bios\x18\x02 \x01(\v2\x1e.metalstack.api.v2.MachineBiosR\x04bios\x12/\n" +
 	"\x03fru\x18\x03 \x01(\v2\x1d.metalstack.api.v2.MachineFRUR\x03fru\x12$\n" +
 	"\x05disks\x18\x04 \x03(\v2\x0e.ingot.v1.DiskR\x05disks\x12.\n" +

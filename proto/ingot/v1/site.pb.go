@@ -643,8 +643,10 @@ type BMCReport struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The system's uuid as Redfish tells it, in canonical form; empty if the
 	// scan failed.
-	Machine       string               `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
-	Status        *BMCStatus           `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
+	Machine string     `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
+	Status  *BMCStatus `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
+	// What the BMC tells, as it tells it: one that does not know its own MAC
+	// address is an issue, and no reason to know nothing of the machine.
 	Report        *v2.MachineBMCReport `protobuf:"bytes,4,opt,name=report,proto3" json:"report,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1150,12 +1152,12 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\x06source\x18\x03 \x01(\v2\x15.ingot.v1.ImageSourceR\x06source\"\x7f\n" +
 	"\x18SiteServiceReportRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x128\n" +
-	"\areports\x18\x02 \x03(\v2\x13.ingot.v1.BMCReportB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\areports\"\xac\x01\n" +
+	"\areports\x18\x02 \x03(\v2\x13.ingot.v1.BMCReportB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\areports\"\xb4\x01\n" +
 	"\tBMCReport\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\x12\x18\n" +
 	"\amachine\x18\x02 \x01(\tR\amachine\x12+\n" +
-	"\x06status\x18\x03 \x01(\v2\x13.ingot.v1.BMCStatusR\x06status\x12;\n" +
-	"\x06report\x18\x04 \x01(\v2#.metalstack.api.v2.MachineBMCReportR\x06report\"\x1b\n" +
+	"\x06status\x18\x03 \x01(\v2\x13.ingot.v1.BMCStatusR\x06status\x12C\n" +
+	"\x06report\x18\x04 \x01(\v2#.metalstack.api.v2.MachineBMCReportB\x06\xbaH\x03\xd8\x01\x03R\x06report\"\x1b\n" +
 	"\x19SiteServiceReportResponse\"\xcd\x01\n" +
 	"\x16SiteServiceDoneRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12&\n" +
