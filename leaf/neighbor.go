@@ -2,7 +2,9 @@ package leaf
 
 import (
 	"context"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -97,7 +99,10 @@ func (n *Neighbors) Run(ctx context.Context) error {
 		}
 	}
 	defer func() {
-		for port := range open {
+		mu.Lock()
+		ports := slices.Collect(maps.Keys(open))
+		mu.Unlock()
+		for _, port := range ports {
 			forget(port)
 		}
 	}()
