@@ -56,7 +56,7 @@ func (s ips) Create(ctx context.Context, req *apiv2.IPServiceCreateRequest) (*ap
 	err := s.update(ctx, func(tx *store.Tx) (err error) {
 		ip, err = network.CreateIP(tx, req, id, adminEditor)
 		return err
-	})
+	}, network.HotIPs(req.GetNetwork()))
 	return &apiv2.IPServiceCreateResponse{Ip: ip}, err
 }
 

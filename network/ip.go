@@ -20,6 +20,10 @@ const (
 	static    = apiv2.IPType_IP_TYPE_STATIC
 )
 
+// HotIPs makes rivals for the addresses of one network take turns, instead of
+// all of them going for the lowest free one and all but one losing.
+func HotIPs(network string) store.UpdateOption { return store.Hot("network/ips/" + network) }
+
 // CreateIP takes an address for a project: the one asked for, or the lowest
 // free one. uuid becomes its uuid. Only admin editors may take one from an
 // underlay network.
