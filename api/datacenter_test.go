@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -182,7 +183,7 @@ func (d *datacenter) loops() {
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(d.t.Context())
 	go func() {
-		ended <- loop.Run(ctx, d.db, slog.New(slog.DiscardHandler), loop.Machines(d.db, uuid.NewString))
+		ended <- loop.Run(ctx, d.db, slog.New(slog.DiscardHandler), loop.Leaves(d.db), loop.Machines(d.db, uuid.NewString))
 	}()
 	d.t.Cleanup(func() {
 		cancel()
@@ -295,23 +296,83 @@ func (d *datacenter) get(id string) *apiv2.Machine {
 	return m.GetMachine()
 }
 
+// A leaf is a fake leaf switch: it has the configuration it shall have, and
+// tells of a port what it is told to.
+type leaf struct {
+	d      *datacenter
+	id     string
+	boot   ingotv1connect.BootServiceClient
+	client ingotv1connect.LeafServiceClient
+	mu     sync.Mutex
+	conf   *ingotv1.LeafConfiguration
+}
+
+// leaf runs a leaf as long as the test.
+func (d *datacenter) leaf(id string) *leaf {
+	d.t.Helper()
+	token := d.farEnd(ingotv1.FarEnd_FAR_END_LEAF, partition1, id)
+	l := &leaf{d: d, id: id, boot: dial(d.world, ingotv1connect.NewBootServiceClient, token), client: dial(d.world, ingotv1connect.NewLeafServiceClient, token)}
+	ctx, cancel := context.WithCancel(d.t.Context())
+	stream, err := l.client.Configure(ctx, connect.NewRequest(&ingotv1.LeafServiceConfigureRequest{Switch: id, Partition: partition1}))
+	check(d.t, err)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for stream.Receive() {
+			if c := stream.Msg().GetConfiguration(); c != nil {
+				l.mu.Lock()
+				l.conf = c
+				l.mu.Unlock()
+			}
+		}
+	}()
+	d.t.Cleanup(func() { cancel(); <-ended; stream.Close() })
+	return l
+}
+
+// port returns what a port shall be, and the generation of that.
+func (l *leaf) port(name string) (*ingotv1.LeafPort, *ingotv1.Generation) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.conf.GetPorts() {
+		if p.GetName() == name {
+			return p, l.conf.GetGeneration()
+		}
+	}
+	return nil, nil
+}
+
+// moves waits until a port shall be of a class, and reports that it is, and who
+// was heard on it.
+func (l *leaf) moves(name string, class ingotv1.PortClass, heard *ingotv1.Neighbor) {
+	l.d.t.Helper()
+	l.d.until(fmt.Sprintf("%s of %s is wanted to be %s", name, l.id, class), func() bool { p, _ := l.port(name); return p.GetClass() == class })
+	p, g := l.port(name)
+	_, err := l.client.Report(l.d.t.Context(), connect.NewRequest(&ingotv1.LeafServiceReportRequest{
+		Switch: l.id, Partition: partition1, Generation: g, Ports: []*ingotv1.PortReport{{
+			Name: name, Class: class, Vrf: p.GetVrf(), Status: apiv2.SwitchPortStatus_SWITCH_PORT_STATUS_UP, Neighbor: heard,
+		}},
+	}))
+	check(l.d.t, err)
+}
+
 // A server is a fake server with its leaves: what it does goes through the API.
 type server struct {
 	d      *datacenter
 	uuid   string
 	port   string
-	leaves map[string]ingotv1connect.BootServiceClient
+	leaves map[string]*leaf
 	bootID string
 	key    ed25519.PrivateKey
 	token  string
 	agent  ingotv1connect.AgentServiceClient
 }
 
-// server returns a fake server on a port of two leaves.
-func (d *datacenter) server(port string, leaves ...string) *server {
-	s := &server{d: d, uuid: uuid.NewString(), port: port, leaves: map[string]ingotv1connect.BootServiceClient{}}
-	for _, leaf := range leaves {
-		s.leaves[leaf] = dial(d.world, ingotv1connect.NewBootServiceClient, d.farEnd(ingotv1.FarEnd_FAR_END_LEAF, partition1, leaf))
+// server returns a fake server on a port of some leaves.
+func (d *datacenter) server(port string, leaves ...*leaf) *server {
+	s := &server{d: d, uuid: uuid.NewString(), port: port, leaves: map[string]*leaf{}}
+	for _, l := range leaves {
+		s.leaves[l.id] = l
 	}
 	return s
 }
@@ -326,7 +387,7 @@ func (s *server) source(leaf, port string) string {
 
 // begin starts a boot through a leaf.
 func (s *server) begin(leaf string) error {
-	resp, err := s.leaves[leaf].Begin(s.d.t.Context(), connect.NewRequest(&ingotv1.BootServiceBeginRequest{
+	resp, err := s.leaves[leaf].boot.Begin(s.d.t.Context(), connect.NewRequest(&ingotv1.BootServiceBeginRequest{
 		Switch: leaf, SourceAddress: s.source(leaf, s.port), Uuid: s.uuid, Partition: partition1,
 	}))
 	if err == nil {
@@ -346,7 +407,7 @@ func (s *server) proof(leaf string) *ingotv1.BootServiceTokenRequest {
 
 // identify gets a token through a leaf.
 func (s *server) identify(leaf string, req *ingotv1.BootServiceTokenRequest) error {
-	resp, err := s.leaves[leaf].Token(s.d.t.Context(), connect.NewRequest(req))
+	resp, err := s.leaves[leaf].boot.Token(s.d.t.Context(), connect.NewRequest(req))
 	if err == nil {
 		s.token = resp.Msg.GetToken()
 		s.agent = dial(s.d.world, ingotv1connect.NewAgentServiceClient, s.token)
@@ -428,23 +489,18 @@ func (s *server) reaches(phase string) {
 	s.d.until(phase, func() bool { is, _ := s.phase(); return is == phase })
 }
 
-// leaf lets a leaf apply what it shall, and report the server's port with what
-// it hears there.
-func (s *server) leaf(leaf, description string) {
+// moves lets both leaves, or those that are named, move the server's port.
+func (s *server) moves(class ingotv1.PortClass, description string, leaves ...string) {
 	s.d.t.Helper()
-	s.d.update(func(tx *store.Tx) error { _, err := network.NextGeneration(tx, leaf); return err })
-	c, err := network.Leaf(s.d.db.Snapshot(), leaf)
-	check(s.d.t, err)
-	g, _ := records.LeafGenerations.Peek(s.d.db.Snapshot(), leaf)
-	for _, p := range c.GetPorts() {
-		if p.GetName() != s.port {
+	for id, l := range s.leaves {
+		if len(leaves) > 0 && !slices.Contains(leaves, id) {
 			continue
 		}
-		r := &ingotv1.PortReport{Name: p.GetName(), Class: p.GetClass(), Vrf: p.GetVrf(), Status: apiv2.SwitchPortStatus_SWITCH_PORT_STATUS_UP}
+		var heard *ingotv1.Neighbor
 		if description != "" {
-			r.Neighbor = &ingotv1.Neighbor{SystemName: s.uuid, SystemDescription: description, Seen: timestamppb.New(s.d.clock.Now())}
+			heard = &ingotv1.Neighbor{SystemName: s.uuid, SystemDescription: description, Seen: timestamppb.New(s.d.clock.Now())}
 		}
-		s.d.update(func(tx *store.Tx) error { return network.ReportPort(tx, leaf, g.GetGeneration(), r) })
+		l.moves(s.port, class, heard)
 	}
 }
 

@@ -137,12 +137,13 @@ func TestLife(t *testing.T) {
 	d := newDatacenter(t)
 	before := d.db.Snapshot().Rev()
 	d.loops()
-	m1 := d.server("Ethernet1", "sw1", "sw2")
+	m1 := d.server("Ethernet1", d.leaf("sw1"), d.leaf("sw2"))
 	s := d.newSite(map[string]string{"b1": m1.uuid})
 
 	m1.reaches("POWERING_ON")
 	told := m1.clean("sw1")
 	m1.reaches("WAITING")
+	m1.moves(ingotv1.PortClass_PORT_CLASS_BOOT, "agent")
 	if m := d.get(m1.uuid); m.GetSize().GetId() != large || m.GetRack() != "r01" || m.GetPartition().GetId() != partition1 {
 		t.Errorf("machine is %v", m)
 	}
@@ -169,8 +170,7 @@ func TestLife(t *testing.T) {
 	d.until("the disk is booted from", func() bool { b := s.bmc("b1"); return b.GetEnforce() && !b.GetMedium() })
 	for _, description := range []string{"agent", "Debian 12, provisioned"} {
 		d.clock.Advance(time.Second)
-		m1.leaf("sw1", description)
-		m1.leaf("sw2", description)
+		m1.moves(ingotv1.PortClass_PORT_CLASS_MACHINE, description)
 	}
 	m1.reaches("PHONED_HOME")
 	d.until("the BMC is left alone", func() bool { return !s.bmc("b1").GetEnforce() })
@@ -187,11 +187,11 @@ func TestLife(t *testing.T) {
 		_, tl := m1.phase()
 		return tl.GetWaiting().GetWhat() == "both leaves to move the ports into the boot VRF"
 	})
-	m1.leaf("sw1", "")
+	m1.moves(ingotv1.PortClass_PORT_CLASS_BOOT, "", "sw1")
 	if n := records.IPs.Count(d.db.Snapshot(), "machine", m1.uuid); n != 1 || s.count(bootMedium) != 1 {
 		t.Errorf("with one leaf moved: %d addresses taken, %d boots from the medium", n, s.count(bootMedium))
 	}
-	m1.leaf("sw2", "")
+	m1.moves(ingotv1.PortClass_PORT_CLASS_BOOT, "", "sw2")
 	d.until("a new boot", func() bool { return s.count(bootMedium) == 2 })
 	if n := records.IPs.Count(d.db.Snapshot(), "machine", m1.uuid); n != 0 {
 		t.Errorf("%d addresses still taken", n)
@@ -228,7 +228,8 @@ func (d *datacenter) stored(since store.Rev) []byte {
 func TestTokenRefused(t *testing.T) {
 	d := newDatacenter(t)
 	d.loops()
-	m1, m2 := d.server("Ethernet1", "sw1", "sw2"), d.server("Ethernet2", "sw1", "sw2")
+	sw1, sw2 := d.leaf("sw1"), d.leaf("sw2")
+	m1, m2 := d.server("Ethernet1", sw1, sw2), d.server("Ethernet2", sw1, sw2)
 	s := d.newSite(map[string]string{"b1": m1.uuid, "b2": m2.uuid})
 	m1.reaches("POWERING_ON")
 	m2.reaches("POWERING_ON")
@@ -277,7 +278,7 @@ func TestTokenRefused(t *testing.T) {
 	wantCode(t, m2.identify("sw1", m2.proof("sw1")), connect.CodePermissionDenied, "")
 
 	// Without an observed power off, no window opens.
-	m3 := d.server("Ethernet3", "sw1", "sw2")
+	m3 := d.server("Ethernet3", sw1, sw2)
 	s.mu.Lock()
 	s.blind, s.behind["b3"] = true, m3.uuid
 	s.mu.Unlock()
@@ -304,7 +305,7 @@ func TestTokenRefused(t *testing.T) {
 func TestRefresh(t *testing.T) {
 	d := newDatacenter(t)
 	d.loops()
-	m1 := d.server("Ethernet1", "sw1", "sw2")
+	m1 := d.server("Ethernet1", d.leaf("sw1"), d.leaf("sw2"))
 	d.newSite(map[string]string{"b1": m1.uuid})
 	m1.reaches("POWERING_ON")
 	check(t, m1.begin("sw1"))

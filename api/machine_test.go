@@ -24,6 +24,8 @@ import (
 	"github.com/metal-stack/api/go/tag"
 
 	"github.com/ingot-cloud/ingot/network"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/store"
 )
@@ -281,20 +283,21 @@ func TestStateAndCommands(t *testing.T) {
 	d.report(id, "10.1.1.1:623")
 	wantCode(t, command(apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_MACHINE_DELETED), connect.CodeInvalidArgument, "")
 
-	got := make(chan *infrav2.WaitForBMCCommandResponse, 8)
-	for range 2 {
-		ctx, cancel := context.WithCancel(t.Context())
-		stream, err := d.bmc.WaitForBMCCommand(ctx, &infrav2.WaitForBMCCommandRequest{Partition: partition1})
-		check(t, err)
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			for stream.Receive() {
-				got <- stream.Msg()
+	got, a, b := make(chan *infrav2.WaitForBMCCommandResponse, 8), d.commands(), d.commands()
+	ended := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case c := <-a:
+				got <- c
+			case c := <-b:
+				got <- c
+			case <-ended:
+				return
 			}
-		}()
-		t.Cleanup(func() { cancel(); <-ended; stream.Close() })
-	}
+		}
+	}()
+	defer close(ended)
 	check(t, command(cycle))
 	c := <-got
 	if c.GetUuid() != id || c.GetBmcCommand() != cycle || c.GetMachineBmc().GetPassword() != "calvin" || c.GetMachineBmc().GetUser() != "root" {
@@ -603,4 +606,133 @@ func TestForget(t *testing.T) {
 	_, err := d.create()
 	check(t, err)
 	wantCode(t, forget(), connect.CodeFailedPrecondition, "machine "+id+": is allocated; delete the allocation first")
+}
+
+// commands streams the BMC commands of the partition until the test ends.
+func (d *datacenter) commands() <-chan *infrav2.WaitForBMCCommandResponse {
+	d.t.Helper()
+	got := make(chan *infrav2.WaitForBMCCommandResponse, 8)
+	ctx, cancel := context.WithCancel(d.t.Context())
+	stream, err := d.bmc.WaitForBMCCommand(ctx, &infrav2.WaitForBMCCommandRequest{Partition: partition1})
+	check(d.t, err)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for stream.Receive() {
+			got <- stream.Msg()
+		}
+	}()
+	d.t.Cleanup(func() { cancel(); <-ended; stream.Close() })
+	return got
+}
+
+// TestLifeOverV2 installs and deletes a machine whose boot image and BMC agent
+// speak the v2 API.
+func TestLifeOverV2(t *testing.T) {
+	d := newDatacenter(t)
+	d.rack("pxe", "edge1", "edge2", 2) // switches that report nothing
+	d.update(func(tx *store.Tx) error {
+		for _, id := range []string{"edge1", "edge2"} {
+			if _, err := records.Leaves.Delete(tx, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	d.loops()
+	commands := d.commands()
+	id, told := d.waiting(4, "Ethernet1", "edge1", "edge2")
+	d.report(id, "10.1.1.1:623")
+	m, err := d.create()
+	check(t, err)
+	if got := <-told; got.GetUuid() != m.GetAllocation().GetUuid() {
+		t.Errorf("told %v", got)
+	}
+	obey := func(want apiv2.MachineBMCCommand) {
+		t.Helper()
+		c := <-commands
+		if c.GetUuid() != id || c.GetBmcCommand() != want {
+			t.Errorf("command %v, want %s", c, want)
+		}
+		_, err := d.bmc.BMCCommandDone(t.Context(), &infrav2.BMCCommandDoneRequest{CommandId: c.GetCommandId()})
+		check(t, err)
+	}
+	d.send(id, "INSTALLING")
+	_, err = d.boot.InstallationSucceeded(t.Context(), &infrav2.BootServiceInstallationSucceededRequest{Uuid: id, ConsolePassword: "console"})
+	check(t, err)
+	obey(apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_MACHINE_CREATED)
+	d.send(id, "BOOTING_NEW_KERNEL", "PHONED_HOME")
+	if e := d.get(id).GetRecentProvisioningEvents(); e.GetLastErrorEvent() != nil || e.GetEvents()[0].GetEvent() != ev("PHONED_HOME") {
+		t.Errorf("events %v", e)
+	}
+	_, err = d.own.Delete(t.Context(), &apiv2.MachineServiceDeleteRequest{Uuid: id, Project: d.p1})
+	check(t, err)
+	obey(apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_OFF)
+	obey(apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_MACHINE_DELETED)
+	d.until("the address is free", func() bool { return records.IPs.Count(d.db.Snapshot(), "machine", id) == 0 })
+	_, err = d.boot.Dhcp(t.Context(), &infrav2.BootServiceDhcpRequest{Uuid: id, Partition: partition1})
+	check(t, err)
+	d.send(id, "PREPARING", "REGISTERING", "WAITING")
+	if m := d.get(id); m.GetAllocation() != nil || m.GetRecentProvisioningEvents().GetLastErrorEvent() != nil {
+		t.Errorf("in the end: %v", m)
+	}
+}
+
+// TestSuperUserPassword: no password is shared by all BMCs.
+func TestSuperUserPassword(t *testing.T) {
+	d := newDatacenter(t)
+	id := d.found(4, "Ethernet1", "sw1", "sw2")
+	resp, err := d.boot.SuperUserPassword(t.Context(), &infrav2.BootServiceSuperUserPasswordRequest{Uuid: id})
+	check(t, err)
+	if !resp.GetFeatureDisabled() || resp.GetSuperUserPassword() != "" {
+		t.Errorf("%v", resp)
+	}
+	boot, err := d.boot.Boot(t.Context(), &infrav2.BootServiceBootRequest{Mac: "aa:bb:cc:dd:ee:ff", Partition: partition1})
+	check(t, err)
+	if boot.GetKernel() != "https://boot.example/kernel" || !slices.Equal(boot.GetInitRamDisks(), []string{"https://boot.example/initrd"}) || boot.GetCmdline() != "quiet" {
+		t.Errorf("%v", boot)
+	}
+}
+
+// TestWatchMachine sees a machine enter a project, change there, and leave it.
+func TestWatchMachine(t *testing.T) {
+	d := newDatacenter(t)
+	id, _ := d.waiting(4, "Ethernet1", "sw1", "sw2")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stream, err := dial(d.world, ingotv1connect.NewWatchServiceClient, d.member(d.p1, viewer)).Project(ctx, connect.NewRequest(&ingotv1.WatchServiceProjectRequest{
+		Project: d.p1, Types: []string{"metalstack.api.v2.Machine"},
+	}))
+	check(t, err)
+	defer stream.Close()
+	next := func(what string, is func(*apiv2.Machine) bool) {
+		t.Helper()
+		for stream.Receive() {
+			for _, r := range stream.Msg().GetChange().GetResources() {
+				var m *apiv2.Machine
+				if r.GetResource() != nil {
+					m = &apiv2.Machine{}
+					check(t, r.GetResource().UnmarshalTo(m))
+				}
+				if r.GetId() != id {
+					t.Errorf("%s of another project is shown", r.GetId())
+				}
+				if is(m) {
+					return
+				}
+			}
+		}
+		t.Fatalf("%s: not seen: %v", what, stream.Err())
+	}
+	_, err = d.create()
+	check(t, err)
+	next("created", func(m *apiv2.Machine) bool { return m.GetAllocation().GetName() == "www" })
+	d.send(id, "INSTALLING")
+	next("installing", func(m *apiv2.Machine) bool {
+		e := m.GetRecentProvisioningEvents().GetEvents()
+		return len(e) > 0 && e[0].GetEvent() == ev("INSTALLING")
+	})
+	_, err = d.own.Delete(t.Context(), &apiv2.MachineServiceDeleteRequest{Uuid: id, Project: d.p1})
+	check(t, err)
+	next("deleted", func(m *apiv2.Machine) bool { return m == nil })
 }
