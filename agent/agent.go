@@ -47,8 +47,9 @@ type Agent struct {
 	network *Network
 	uuid    string
 	bootID  string
-	wipe    []string
-	wiped   []string
+	disks   []*ingotv1.Disk // as registered
+	wipe    []string        // by kernel name
+	wiped   []string        // by kernel name
 	install *ingotv1.Installation
 	system  *System // installed, ready to start
 	reboot  string  // why the control plane wants a reboot
@@ -148,7 +149,12 @@ func (a *Agent) Step(ctx context.Context) error {
 			a.tries = s.limit
 		}
 		a.cfg.Log.Error("step failed", "step", stepName(s.step), "try", a.tries, "error", err)
-		a.report(ctx, s.step, ingotv1.StepState_STEP_STATE_FAILED, err.Error(), took)
+		// A step has failed when nobody tries it again; until then it is slow.
+		state, message := ingotv1.StepState_STEP_STATE_PROGRESS, fmt.Sprintf("try %d: %v", a.tries, err)
+		if a.tries >= s.limit {
+			state, message = ingotv1.StepState_STEP_STATE_FAILED, err.Error()
+		}
+		a.report(ctx, s.step, state, message, took)
 		return err
 	}
 	a.cfg.Log.Info("step done", "step", stepName(s.step), "took", took.Round(time.Millisecond))

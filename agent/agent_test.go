@@ -149,8 +149,8 @@ func TestIdentify(t *testing.T) {
 	// Steps before the identity are reported once there is one.
 	want := []string{
 		"link begun", "link done", "token begun",
-		"token failed boot " + bootID + ": the machine got no token: permission_denied: boot window: closed",
-		"token failed boot " + bootID + ": the machine got no token: permission_denied: boot window: closed",
+		"token progress try 1: boot " + bootID + ": the machine got no token: permission_denied: boot window: closed",
+		"token progress try 2: boot " + bootID + ": the machine got no token: permission_denied: boot window: closed",
 		"token done",
 	}
 	if !slices.Equal(f.reports, want) {

@@ -45,7 +45,7 @@ func (a *Agent) register(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(fault.Unavailable, "machine "+a.uuid, "cannot be registered", err)
 	}
-	a.wipe = answer.Msg.GetWipe()
+	a.disks, a.wipe, a.wiped = inventory.GetDisks(), answer.Msg.GetWipe(), nil
 	a.cfg.Log.Info("registered", "size", answer.Msg.GetSize(), "partition", answer.Msg.GetPartition(), "wipe", a.wipe)
 	return nil
 }
