@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -81,7 +82,7 @@ func (s *Server) wanted(r store.Reader, partition string) (*ingotv1.SiteWanted, 
 	}
 	fabric, _ := records.Fabrics.Peek(r, partition)
 	c := p.GetBootConfiguration()
-	w := &ingotv1.SiteWanted{Fabric: fabric, KernelUrl: c.GetKernelUrl(), InitrdUrl: c.GetImageUrl(), CommandLine: c.GetCommandline()}
+	w := &ingotv1.SiteWanted{Fabric: fabric, KernelUrl: c.GetKernelUrl(), InitrdUrl: c.GetImageUrl(), CommandLine: c.GetCommandline(), Ca: string(s.CA())}
 	for b := range records.BMCs.By(r, "partition", partition) {
 		bmc := machine.Wanted(r, b)
 		if o, ok := records.Operations.Peek(r, bmc.GetMachine()); ok && o.GetListener() != listenerOf(partition) {
@@ -134,6 +135,17 @@ func (s sites) Cached(ctx context.Context, req *connect.Request[ingotv1.SiteServ
 		}
 	}
 	return connect.NewResponse(&ingotv1.SiteServiceCachedResponse{}), s.update(ctx, func(tx *store.Tx) error {
-		return records.Sites.Put(tx, &privatev1.Site{Partition: req.Msg.GetPartition(), Medium: req.Msg.GetMedium(), Seen: timestamppb.New(tx.Now())})
+		site, err := records.Sites.Get(tx, req.Msg.GetPartition())
+		if errors.Is(err, fault.NotFound) {
+			site, err = &privatev1.Site{Partition: req.Msg.GetPartition()}, nil
+		}
+		if err != nil {
+			return err
+		}
+		if m := req.Msg.GetMedium(); m != nil { // reports of images say nothing of it
+			site.Medium = m
+		}
+		site.Seen = timestamppb.New(tx.Now())
+		return records.Sites.Put(tx, site)
 	})
 }
