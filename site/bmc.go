@@ -38,8 +38,9 @@ type BMCsConfig struct {
 	// Dir is where finished operations are remembered, so that a power action
 	// is not repeated because its report was lost.
 	Dir string
-	// Medium returns the boot medium that is served, nil if there is none.
-	Medium func() *ingotv1.Medium
+	// Medium returns the boot medium that is served, nil if there is none, and
+	// a channel that is closed when there is another one.
+	Medium func() (*ingotv1.Medium, <-chan struct{})
 	// Every is how often each BMC is looked at; a minute if zero.
 	Every time.Duration
 	Log   *slog.Logger
@@ -108,6 +109,7 @@ func (b *BMCs) attend(ctx context.Context, id string, wanted Wanted) {
 			return
 		}
 		again := b.cfg.Every
+		_, remade := b.cfg.Medium()
 		if err := b.Step(ctx, want); err != nil && ctx.Err() == nil {
 			failures++
 			again = min(again, time.Second<<min(failures, 6))
@@ -121,6 +123,8 @@ func (b *BMCs) attend(ctx context.Context, id string, wanted Wanted) {
 			select {
 			case <-ctx.Done():
 			case <-t.C:
+				waiting = false
+			case <-remade:
 				waiting = false
 			case <-moved:
 				var now *ingotv1.BMCWanted
@@ -204,7 +208,7 @@ func (b *BMCs) enforce(ctx context.Context, c controller, want *ingotv1.BMCWante
 		}
 		return c.SetBoot(ctx, bmc.None, bmc.Disabled)
 	}
-	medium := b.cfg.Medium()
+	medium, _ := b.cfg.Medium()
 	if medium.GetUrl() == "" {
 		return fault.New(fault.Precondition, "partition "+b.cfg.Partition, "has no boot medium yet", "look at the site's boot part and the partition's boot configuration")
 	}

@@ -42,6 +42,7 @@ type Media struct {
 
 	mu     sync.Mutex
 	medium *ingotv1.Medium
+	remade chan struct{} // closed and replaced when there is another medium
 }
 
 // MediaConfig of Media.
@@ -64,7 +65,7 @@ func NewMedia(c MediaConfig) (*Media, error) {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	return &Media{partition: c.Partition, api: c.API, dir: c.Dir, base: c.URL, stub: c.Stub, client: c.Client, log: c.Log}, nil
+	return &Media{partition: c.Partition, api: c.API, dir: c.Dir, base: c.URL, stub: c.Stub, client: c.Client, log: c.Log, remade: make(chan struct{})}, nil
 }
 
 // Name implements Part.
@@ -73,11 +74,12 @@ func (m *Media) Name() string { return "boot" }
 // Run implements Part.
 func (m *Media) Run(ctx context.Context, wanted Wanted) { follow(ctx, m.log, m.Name(), wanted, m.Step) }
 
-// Medium returns the medium that is served, nil if there is none yet.
-func (m *Media) Medium() *ingotv1.Medium {
+// Medium returns the medium that is served, nil if there is none yet, and a
+// channel that is closed when there is another one.
+func (m *Media) Medium() (*ingotv1.Medium, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.medium
+	return m.medium, m.remade
 }
 
 // refetch is how often the wanted urls are looked at for new content.
@@ -93,12 +95,14 @@ func (m *Media) Step(ctx context.Context, w *ingotv1.SiteWanted) (time.Duration,
 	report := medium
 	if err != nil {
 		report = &ingotv1.Medium{Error: err.Error()}
-		if old := m.Medium(); old != nil { // still served
+		if old, _ := m.Medium(); old != nil { // still served
 			report.Url, report.Sha256, report.Size, report.Built = old.GetUrl(), old.GetSha256(), old.GetSize(), old.GetBuilt()
 		}
 	} else {
 		m.mu.Lock()
 		m.medium = medium
+		close(m.remade)
+		m.remade = make(chan struct{})
 		m.mu.Unlock()
 		m.log.Info("boot medium built", "sha256", medium.GetSha256(), "bytes", medium.GetSize())
 	}
@@ -124,9 +128,9 @@ func (m *Media) build(ctx context.Context, w *ingotv1.SiteWanted) (*ingotv1.Medi
 	if err := m.initrd.get(ctx, m.client, w.GetInitrdUrl()); err != nil {
 		return nil, err
 	}
-	host := w.GetFabric().GetBootDomain()
-	if host == "" {
-		host = "[" + w.GetFabric().GetBootAddress() + "]"
+	host := "[" + w.GetFabric().GetBootAddress() + "]"
+	if domain := w.GetFabric().GetBootDomain(); domain != "" {
+		host = "boot." + domain // the one name of metal-boot's zone
 	}
 	sum := sha256.New()
 	for _, s := range []string{m.kernel.sha256, m.initrd.sha256, w.GetCommandLine(), host, w.GetCa()} {
@@ -169,7 +173,8 @@ func (m *Media) keep(name string, iso []byte) error {
 	if err := os.Rename(tmp, filepath.Join(m.dir, name)); err != nil {
 		return unavailable("boot medium", "cannot be written", err)
 	}
-	before := path.Base(m.Medium().GetUrl())
+	served, _ := m.Medium()
+	before := path.Base(served.GetUrl())
 	found, err := filepath.Glob(filepath.Join(m.dir, "*.iso"))
 	if err != nil {
 		return err

@@ -196,14 +196,16 @@ func newServer(t *testing.T, id string) server {
 }
 
 // medium is a boot medium that a BMC can fetch.
-func medium(t *testing.T) func() *ingotv1.Medium {
+func medium(t *testing.T) func() (*ingotv1.Medium, <-chan struct{}) {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "medium") }))
 	t.Cleanup(s.Close)
-	return func() *ingotv1.Medium { return &ingotv1.Medium{Url: s.URL + "/boot.iso"} }
+	return func() (*ingotv1.Medium, <-chan struct{}) {
+		return &ingotv1.Medium{Url: s.URL + "/boot.iso"}, nil
+	}
 }
 
-func newBMCs(t *testing.T, api ingotv1connect.SiteServiceClient, dir string, m func() *ingotv1.Medium) *site.BMCs {
+func newBMCs(t *testing.T, api ingotv1connect.SiteServiceClient, dir string, m func() (*ingotv1.Medium, <-chan struct{})) *site.BMCs {
 	t.Helper()
 	b, err := site.NewBMCs(site.BMCsConfig{Partition: partition, API: api, Dir: dir, Medium: m, Every: 50 * time.Millisecond, Log: quiet})
 	if err != nil {
@@ -218,6 +220,7 @@ func TestNewServerBootsTheMedium(t *testing.T) {
 	c, api := newControl(t)
 	s := newServer(t, "b1")
 	m := medium(t)
+	served, _ := m()
 	start(t, api, newBMCs(t, api, t.TempDir(), m))
 	c.want(func(w *ingotv1.SiteWanted) { w.Bmcs = []*ingotv1.BMCWanted{s.want} })
 	c.eventually(t, "the machine is found", func() bool { return c.bmcs["b1"].GetMachine() == uuid })
@@ -239,7 +242,7 @@ func TestNewServerBootsTheMedium(t *testing.T) {
 	c.eventually(t, "the operation is done", func() bool { return len(c.done[op]) > 0 })
 	c.eventually(t, "the medium is reported", func() bool {
 		got := c.bmcs["b1"].GetStatus()
-		return got.GetPowerState() == "On" && got.GetMedium().GetUrl() == m().GetUrl() && got.GetMedium().GetOverrideTarget() == "Cd" && got.GetMedium().GetOverrideEnabled() == "Continuous"
+		return got.GetPowerState() == "On" && got.GetMedium().GetUrl() == served.GetUrl() && got.GetMedium().GetOverrideTarget() == "Cd" && got.GetMedium().GetOverrideEnabled() == "Continuous"
 	})
 	c.mu.Lock()
 	d := c.done[op][0]
@@ -294,10 +297,10 @@ func TestAllocatedMachineIsLeftAlone(t *testing.T) {
 }
 
 func TestProblemsAreReported(t *testing.T) {
-	none := func() *ingotv1.Medium { return nil }
+	none := func() (*ingotv1.Medium, <-chan struct{}) { return nil, nil }
 	for name, x := range map[string]struct {
 		change func(*ingotv1.BMCWanted)
-		medium func() *ingotv1.Medium
+		medium func() (*ingotv1.Medium, <-chan struct{})
 		want   string
 	}{
 		"password":  {func(w *ingotv1.BMCWanted) { w.Password = "wr0ng-word" }, none, "password"},

@@ -91,7 +91,7 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 	api := client.Of(c, ingotv1connect.NewSiteServiceClient)
 	g, ctx := errgroup.WithContext(ctx)
 	var run []site.Part
-	medium := func() *ingotv1.Medium { return nil }
+	medium := func() (*ingotv1.Medium, <-chan struct{}) { return nil, nil }
 	if slices.Contains(parts, "boot") {
 		base, err := url.Parse(o.mediaURL)
 		if err != nil {
