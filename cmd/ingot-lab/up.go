@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ingot-cloud/ingot/lab"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+)
+
+// upFlags are the flags of `ingot-lab up`.
+type upFlags struct {
+	cache, dir, bin string
+	servers         int
+	capture, exit   bool
+	patience        time.Duration
+}
+
+func up() *cobra.Command {
+	f := upFlags{}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run a data centre: two leaves, a management server, servers from power-on to waiting",
+		Long: "Run a data centre on this machine: Ingot's control plane, two leaves, a management\n" +
+			"server, and servers with UEFI firmware and BMCs. Ingot finds the servers, boots them\n" +
+			"over the routed boot network and wipes them. It runs until it is interrupted.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return f.run(ctx)
+		},
+	}
+	cmd.Flags().StringVar(&f.cache, "cache", "", cacheUsage)
+	cmd.Flags().StringVar(&f.dir, "dir", "", "folder of the data centre's state (default: a new one below the system's folder for temporary files)")
+	cmd.Flags().StringVar(&f.bin, "bin", "bin", "folder of Ingot's programs")
+	cmd.Flags().IntVar(&f.servers, "servers", 3, "how many servers")
+	cmd.Flags().BoolVar(&f.capture, "capture", false, "record every wire of the servers from the start, as pcap files in --dir")
+	cmd.Flags().BoolVar(&f.exit, "exit", false, "end when everything has been reached")
+	cmd.Flags().DurationVar(&f.patience, "patience", 15*time.Minute, "when to give up")
+	return cmd
+}
+
+func (f upFlags) run(ctx context.Context) (err error) {
+	say := progress()
+	start := time.Now()
+	if f.dir == "" {
+		if f.dir, err = os.MkdirTemp("", "ingot-lab-"); err != nil {
+			return err
+		}
+	}
+	if f.bin, err = filepath.Abs(f.bin); err != nil {
+		return err
+	}
+	c, err := lab.OpenCache(f.cache, say)
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, f.patience)
+	defer cancel()
+	d, err := c.NewDataCenter(limited, lab.Plan{Dir: f.dir, Bin: f.bin, Servers: f.servers, Capture: f.capture, Say: say})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	say("everything has power; state, logs and consoles are in %s", f.dir)
+
+	var goals []lab.Goal
+	for n := 1; n <= f.servers; n++ {
+		goals = append(goals, lab.Goal{Server: n, Phase: ingotv1.MachinePhase_MACHINE_PHASE_WAITING})
+	}
+	see := func(s lab.Sighting) { say("%s", s.Text()) }
+	if err := d.Reach(limited, see, goals...); err != nil {
+		return err
+	}
+	say("all %d servers are waiting, %.0f s after the start", f.servers, time.Since(start).Seconds())
+	if f.exit {
+		return nil
+	}
+	list, err := d.Ingot(ctx, "machine", "list", "--admin")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%s\n\nTry, in another terminal:\n\n  export %s\n  %[3]s/ingot machine list --admin\n  %[3]s/ingot machine timeline %[4]s --admin\n  %[3]s/ingot switch list\n\nCtrl-C ends the data centre.\n",
+		list, d.Environment(), f.bin, lab.UUID(1))
+	<-ctx.Done()
+	return nil
+}

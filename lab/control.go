@@ -1,0 +1,136 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A control is the lab's control plane: ingotd in a process of its own, and
+// the command line to speak to it. Nothing of it knows that it is in a lab.
+type control struct {
+	bin, dir string // folders of the programs, of the state
+	addr     string // where the API listens, on the loopback
+	cmd      *exec.Cmd
+	ended    chan struct{}
+	err      error
+}
+
+// hostSeen is this machine's loopback as guests on a User network see it.
+const hostSeen = "10.0.2.2"
+
+// startControl starts ingotd on an empty or earlier directory and waits until
+// it serves.
+func startControl(ctx context.Context, bin, dir string) (*control, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	addr, err := freeAddress(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &control{bin: bin, dir: dir, addr: addr, ended: make(chan struct{})}
+	log, err := os.Create(filepath.Join(dir, "ingotd.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	c.cmd = exec.Command(filepath.Join(bin, "ingotd"), "serve", //nolint:noctx // it outlives ctx, which bounds the start; Close ends it
+		"--data-dir", filepath.Join(dir, "data"), "--listen", addr, "--host-name", "127.0.0.1,"+hostSeen)
+	c.cmd.Stdout, c.cmd.Stderr = log, log
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
+	if err := c.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("ingotd: %w", err)
+	}
+	go func() { // ends with the process
+		c.err = c.cmd.Wait()
+		close(c.ended)
+	}()
+	if err := c.ready(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, c.login(ctx)
+}
+
+// ready waits until the control plane has answered once.
+func (c *control) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		if roots, err := rootsFrom(c.caFile()); err == nil {
+			client := http.Client{Transport: &http.Transport{TLSClientConfig: roots, DisableKeepAlives: true}}
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.addr+"/readyz", nil)
+			if err != nil {
+				return err
+			}
+			if resp, err := client.Do(req); err == nil {
+				resp.Body.Close()
+				if resp.StatusCode == http.StatusOK {
+					return nil
+				}
+			}
+		}
+		select {
+		case <-c.ended:
+			return fmt.Errorf("ingotd ended at its start: %w; see %s", c.err, filepath.Join(c.dir, "ingotd.log"))
+		case <-ctx.Done():
+			return fmt.Errorf("ingotd does not get ready; see %s", filepath.Join(c.dir, "ingotd.log"))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (c *control) caFile() string { return filepath.Join(c.dir, "data", "ca.crt") }
+
+// configDir is where the command line keeps the lab's context.
+func (c *control) configDir() string { return filepath.Join(c.dir, "config") }
+
+func (c *control) login(ctx context.Context) error {
+	_, err := c.ingot(ctx, "", "login", "--api-url", "https://"+c.addr, "--ca-file", c.caFile(),
+		"--token-file", filepath.Join(c.dir, "data", "admin.token"))
+	return err
+}
+
+// ingot runs the command line and returns what it prints.
+func (c *control) ingot(ctx context.Context, stdin string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "ingot"), args...)
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+c.configDir())
+	var out, errOut bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errOut
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("ingot %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errOut.String()+out.String()))
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+// Close ends ingotd the way an operator would, and kills it if it stays.
+func (c *control) Close() error {
+	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-c.ended:
+		return nil
+	case <-time.After(20 * time.Second):
+		return errors.Join(errors.New("ingotd did not end in 20 s"), c.cmd.Process.Kill())
+	}
+}
+
+// freeAddress returns an address on the loopback that nobody listens on.
+func freeAddress(ctx context.Context) (string, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}

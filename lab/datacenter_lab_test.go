@@ -1,0 +1,91 @@
+//go:build lab
+
+package lab_test
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ingot-cloud/ingot/lab"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+)
+
+// programs builds Ingot's programs the way `make build` does.
+func programs(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir, "./cmd/...")
+	cmd.Dir = ".."
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return dir
+}
+
+// Two servers that nobody has seen before: real firmware boots the medium that
+// their BMCs present, over a routed network, and Ingot takes them to waiting.
+func TestLabPowerOnToWaiting(t *testing.T) {
+	ctx := within(t, 10*time.Minute)
+	dir := t.TempDir()
+	d, err := cache(t).NewDataCenter(ctx, lab.Plan{Dir: dir, Bin: programs(t), Servers: 2, Capture: true, Say: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	start := time.Now()
+	see := func(s lab.Sighting) { t.Logf("%5.1f s  %s", time.Since(start).Seconds(), s.Text()) }
+	waiting := ingotv1.MachinePhase_MACHINE_PHASE_WAITING
+	if err := d.Reach(ctx, see, lab.Goal{Server: 1, Phase: waiting}, lab.Goal{Server: 2, Phase: waiting}); err != nil {
+		t.Fatal(err)
+	}
+	list, err := d.Ingot(ctx, "machine", "list", "--admin", "-o", "template", "--template", "{{.uuid}} {{.size.id}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 2; n++ {
+		if !strings.Contains(list, lab.UUID(n)+" lab-small") {
+			t.Errorf("machine %d is not listed with its size:\n%s", n, list)
+		}
+	}
+	checkCaptures(t, dir)
+}
+
+// checkCaptures looks at everything that passed between servers and leaves:
+// no DHCP, DHCPv6 or TFTP, and no IPv4 from a server.
+func checkCaptures(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.pcap"))
+	if err != nil || len(files) != 4 {
+		t.Fatalf("%d captures, want one for each of four wires (%v)", len(files), err)
+	}
+	https := 0
+	for _, file := range files {
+		frames, err := lab.ReadCapture(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range frames {
+			switch kind := f.Kind(); {
+			case strings.HasPrefix(kind, "ipv4"), kind == "arp":
+				if f.Data[6] == 0x52 { // from a server
+					t.Errorf("%s: %s from a server", filepath.Base(file), kind)
+				}
+			case kind == "ipv6 udp 546", kind == "ipv6 udp 547", strings.HasSuffix(kind, "udp 67"), strings.HasSuffix(kind, "udp 68"), strings.HasSuffix(kind, "udp 69"):
+				t.Errorf("%s: %s", filepath.Base(file), kind)
+			case kind == "ipv6 tcp 443":
+				https++
+			}
+		}
+	}
+	if https == 0 {
+		t.Error("no wire shows a server that speaks HTTPS: the captures are not of this boot")
+	}
+}

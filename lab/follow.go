@@ -1,0 +1,117 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/ingot-cloud/ingot/client"
+	"github.com/ingot-cloud/ingot/fault"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
+)
+
+// API returns a client with the rights of the data centre's operator.
+func (d *DataCenter) API() (*client.Client, error) {
+	return client.New(client.Config{URL: "https://" + d.control.addr, CAFile: d.control.caFile(), TokenFile: filepath.Join(d.control.dir, "data", "admin.token")})
+}
+
+// A Sighting is something new on the timeline of a server.
+type Sighting struct {
+	Server int // from 1
+	*ingotv1.TimelineEntry
+}
+
+// Text says what happened in one line.
+func (s Sighting) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-5s %-5s %s", serverName(s.Server), strings.ToLower(strings.TrimPrefix(s.GetSource().String(), "TIMELINE_SOURCE_")), s.GetStep())
+	if s.GetMessage() != "" {
+		b.WriteString(": " + s.GetMessage())
+	}
+	if t := s.GetTook().AsDuration(); t > 0 {
+		fmt.Fprintf(&b, " (%.1f s)", t.Seconds())
+	}
+	return b.String()
+}
+
+// A Goal says what a server shall reach.
+type Goal struct {
+	Server int // from 1
+	Phase  ingotv1.MachinePhase
+}
+
+// Reach waits until every goal is reached, and hands what happens on the way
+// to see, if that is set. An error says what the servers wait for.
+func (d *DataCenter) Reach(ctx context.Context, see func(Sighting), goals ...Goal) error {
+	c, err := d.API()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	timelines := client.Of(c, ingotv1connect.NewTimelineServiceClient)
+	seen := map[int]int{} // entries by server
+	for {
+		var missing []string
+		for n := 1; n <= len(d.Servers); n++ {
+			t, err := timelines.GetAny(ctx, connect.NewRequest(&ingotv1.TimelineServiceGetAnyRequest{Uuid: UUID(n)}))
+			if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
+				return d.stuck(ctx, missing, err)
+			}
+			line := &ingotv1.Timeline{}
+			if err == nil {
+				line = t.Msg.GetTimeline()
+			}
+			entries := line.GetEntries()
+			for ; see != nil && seen[n] < len(entries); seen[n]++ {
+				see(Sighting{n, entries[seen[n]]})
+			}
+			for _, g := range goals {
+				if g.Server == n && line.GetPhase() != g.Phase {
+					missing = append(missing, explain(n, line))
+				}
+			}
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return d.stuck(ctx, missing, ctx.Err())
+		case err := <-d.errs:
+			return err
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// explain says where a server stands and what it waits for.
+func explain(n int, t *ingotv1.Timeline) string {
+	if t.GetPhase() == 0 {
+		return serverName(n) + " has not been discovered yet"
+	}
+	s := fmt.Sprintf("%s is %s", serverName(n), PhaseName(t.GetPhase()))
+	if w := t.GetWaiting(); w.GetWhat() != "" {
+		s += fmt.Sprintf(" and waits %s for %s", time.Since(w.GetSince().AsTime()).Round(time.Second), w.GetWhat())
+		if w.GetRemedy() != "" {
+			s += " (" + w.GetRemedy() + ")"
+		}
+	}
+	return s
+}
+
+// PhaseName returns the word for a phase.
+func PhaseName(p ingotv1.MachinePhase) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(p.String(), "MACHINE_PHASE_")), "_", " ")
+}
+
+func (d *DataCenter) stuck(ctx context.Context, missing []string, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return fault.Wrap(fault.Unavailable, "lab", strings.Join(missing, "; "), err).Do("look at the consoles below " + d.plan.Dir)
+}
