@@ -196,27 +196,43 @@ func checkKind(q *apiv2.MachineServiceCreateRequest, p *place) error {
 	return nil
 }
 
-// choose picks a waiting machine: where the project has the fewest machines of
-// this kind, and of those with the same placement tags, per rack.
+// maxCandidates is how many waiting machines are looked at: uuids say nothing
+// about racks, so that the first of many are as good a choice as all of them.
+const maxCandidates = 256
+
+// choose picks a waiting machine: where the project has the fewest machines
+// with the same placement tags, and of those where it has the fewest of this
+// kind, per rack.
 func choose(tx *store.Tx, w Want, p *place) (*privatev1.Machine, error) {
-	candidates := slices.Collect(records.Machines.By(tx, "candidate", records.CandidateKey(p.partition, p.size)))
-	if len(candidates) == 0 {
+	key := records.CandidateKey(p.partition, p.size)
+	free := records.Machines.Count(tx, "candidate", key)
+	if free == 0 {
 		return nil, fault.New(fault.Exhausted, "", "no machine candidate available", "")
 	}
-	if !MayTake(SharesOf(tx, p.partition, p.size), w.Request.GetProject(), len(candidates)) {
+	if !MayTake(SharesOf(tx, p.partition, p.size), w.Request.GetProject(), free) {
 		return nil, fault.New(fault.Exhausted, "", "no machine available", "")
 	}
-	tags, all := map[string]int{}, map[string]int{}
-	for a := range records.Allocations.By(tx, "share", records.ShareKey(p.partition, p.size, w.Request.GetProject())) {
-		if a.GetAllocation().GetAllocationType() != w.Request.GetAllocationType() {
-			continue
-		}
-		all[a.GetRack()]++
-		if slices.ContainsFunc(a.GetPlacementTags(), func(t string) bool { return slices.Contains(w.Request.GetPlacementTags(), t) }) {
-			tags[a.GetRack()]++
+	candidates := make([]*privatev1.Machine, 0, min(free, maxCandidates))
+	for m := range records.Machines.By(tx, "candidate", key) {
+		if candidates = append(candidates, m); len(candidates) == maxCandidates {
+			break
 		}
 	}
-	candidates = fewest(fewest(candidates, tags), all)
+	share, kind := records.ShareKey(p.partition, p.size, w.Request.GetProject()), w.Request.GetAllocationType()
+	tagged, all := map[string]int{}, map[string]int{}
+	if tags := w.Request.GetPlacementTags(); len(tags) > 0 {
+		for a := range records.Allocations.By(tx, "share", share) {
+			if a.GetAllocation().GetAllocationType() == kind && slices.ContainsFunc(a.GetPlacementTags(), func(t string) bool { return slices.Contains(tags, t) }) {
+				tagged[a.GetRack()]++
+			}
+		}
+	}
+	for _, m := range candidates {
+		if _, counted := all[m.GetRack()]; !counted {
+			all[m.GetRack()] = records.Allocations.Count(tx, "spread", records.SpreadKey(share, kind, m.GetRack()))
+		}
+	}
+	candidates = fewest(fewest(candidates, tagged), all)
 	m := candidates[w.Pick(len(candidates))]
 	records.Machines.Rely(tx, m.GetUuid())
 	return m, nil

@@ -11,7 +11,8 @@ import (
 
 // Allocations say who has a machine, by the machine's uuid: one key, so that
 // no machine has two owners. The index "share" has a project's machines of one
-// size in one partition, by ShareKey.
+// size in one partition, by ShareKey; "spread" has those of one kind in one
+// rack, by SpreadKey.
 var Allocations = store.NewTable(store.Table[*privatev1.Allocation]{
 	Name: "allocation",
 	Key:  func(a *privatev1.Allocation) string { return a.GetMachine() },
@@ -33,6 +34,9 @@ var Allocations = store.NewTable(store.Table[*privatev1.Allocation]{
 		"share": func(a *privatev1.Allocation) []string {
 			return []string{ShareKey(a.GetPartition(), a.GetSize(), a.GetAllocation().GetProject())}
 		},
+		"spread": func(a *privatev1.Allocation) []string {
+			return []string{SpreadKey(ShareKey(a.GetPartition(), a.GetSize(), a.GetAllocation().GetProject()), a.GetAllocation().GetAllocationType(), a.GetRack())}
+		},
 	},
 	Stamp: stamp(func(a *privatev1.Allocation) **apiv2.Meta {
 		if a.Allocation == nil {
@@ -51,6 +55,11 @@ func networksOf(a *privatev1.Allocation) []string {
 		ids = append(ids, n.GetNetwork())
 	}
 	return ids
+}
+
+// SpreadKey returns the value of the index "spread" of Allocations.
+func SpreadKey(share string, kind apiv2.MachineAllocationType, rack string) string {
+	return Key(share, strconv.Itoa(int(kind)), rack)
 }
 
 // Reclaims are deleted allocations on their way out, by the machine's uuid.
