@@ -199,6 +199,23 @@ func TestRulesetHolds(t *testing.T) {
 	}
 }
 
+func TestUnresolved(t *testing.T) {
+	known := netlink.Neigh{State: unix.NUD_NOARP, Flags: netlink.NTF_EXT_LEARNED}
+	for name, c := range map[string]struct {
+		all  []netlink.Neigh
+		want bool
+	}{
+		"nothing":   {nil, false},
+		"known":     {[]netlink.Neigh{known}, false},
+		"asked for": {[]netlink.Neigh{known, {State: unix.NUD_INCOMPLETE}}, true},
+		"given up":  {[]netlink.Neigh{{State: unix.NUD_FAILED}}, true},
+	} {
+		if got := unresolved(c.all); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestParseBinding(t *testing.T) {
 	b := parseBinding(listed)
 	want := map[string]ingotv1.PortClass{"swp1": ingotv1.PortClass_PORT_CLASS_BOOT, "swp3": ingotv1.PortClass_PORT_CLASS_DOWN}

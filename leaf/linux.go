@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -30,6 +31,9 @@ type Linux struct {
 	Dir string
 	// Log may be nil.
 	Log *slog.Logger
+
+	// unresolved is since when tunnels lack their far end, by VNI.
+	unresolved map[uint32]time.Time
 }
 
 // FRRVersion asks the running FRR for its release. It fails with
@@ -143,7 +147,7 @@ func (l *Linux) verify(ctx context.Context, f Files) error {
 	if c := f.Kernel.compare(have); len(c) > 0 {
 		return fault.New(fault.Precondition, "kernel", "does not keep: "+c[0].what, "look who else configures this interface")
 	}
-	return nil
+	return l.renew(ctx, f, have, time.Now())
 }
 
 // bind loads a ruleset unless it is bound already, so that counters live on,
