@@ -243,3 +243,24 @@ func texts(t *testing.T) map[string]string {
 	}
 	return all
 }
+
+// A dependency is a diff and one sentence why.
+func TestDependenciesAreExplained(t *testing.T) {
+	why, err := os.ReadFile("docs/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("go", "list", "-m", "-f", "{{if not (or .Indirect .Main)}}{{.Path}}{{end}}", "all").Output()
+	if err != nil {
+		t.Fatalf("go list -m all: %v", err)
+	}
+	used := strings.Fields(string(out))
+	for _, m := range used {
+		if !strings.Contains(string(why), "| `"+m+"` |") {
+			t.Errorf("%s is not explained in docs/dependencies.md", m)
+		}
+	}
+	if n := strings.Count(string(why), "\n| `"); n != len(used) {
+		t.Errorf("docs/dependencies.md explains %d modules, go.mod uses %d", n, len(used))
+	}
+}
