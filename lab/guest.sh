@@ -1,9 +1,9 @@
 #!/bin/sh
 # The start of a lab guest: kernel's file systems, modules, names of ports, FRR.
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin
-mountpoint -q /proc || mount -t proc proc /proc
-mountpoint -q /sys || mount -t sysfs sys /sys
-mountpoint -q /dev || mount -t devtmpfs dev /dev
+[ -e /proc/mounts ] || mount -t proc proc /proc
+[ -e /sys/class ] || mount -t sysfs sys /sys
+[ -e /dev/ptmx ] || mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /run/frr /var/tmp/frr
 mount -t devpts devpts /dev/pts
 [ -e /var/run ] || ln -s /run /var/run
