@@ -67,18 +67,21 @@ func leavesOf(r store.Reader, e store.Event) iter.Seq[string] {
 			return yield(id)
 		}
 		switch e.Table {
-		case "leaf", "switch":
+		case "leaf": // its service ports are the image caches of all others
+			once(e.Key)
+			for _, value := range [][]byte{e.Old, e.Value} {
+				if l, err := records.Leaves.Decode(value); err == nil && value != nil && !leavesOfPartition(r, l.GetPartition(), once) {
+					return
+				}
+			}
+		case "switch":
 			once(e.Key)
 		case "connection":
 			once(records.SwitchOfPort(e.Key))
 		case "allocation", "reclaim":
 			leavesOfMachine(r, e.Key, once)
 		case "fabric":
-			for l := range records.Leaves.By(r, "partition", e.Key) {
-				if !once(l.GetSwitch()) {
-					return
-				}
-			}
+			leavesOfPartition(r, e.Key, once)
 		case "network":
 			leavesOfNetwork(r, e.Key, once)
 		case "ip":
@@ -89,6 +92,15 @@ func leavesOf(r store.Reader, e store.Event) iter.Seq[string] {
 			}
 		}
 	}
+}
+
+func leavesOfPartition(r store.Reader, partition string, yield func(string) bool) bool {
+	for l := range records.Leaves.By(r, "partition", partition) {
+		if !yield(l.GetSwitch()) {
+			return false
+		}
+	}
+	return true
 }
 
 func leavesOfMachine(r store.Reader, machine string, yield func(string) bool) bool {

@@ -88,6 +88,7 @@ func TestLeavesConcerns(t *testing.T) {
 		want []string
 	}{
 		{store.Event{Table: "leaf", Key: "leaf3"}, []string{"leaf3"}},
+		{store.Event{Table: "leaf", Key: "leaf3", Value: value(&privatev1.Leaf{Switch: "leaf3", Partition: "part"})}, []string{"leaf1", "leaf2", "leaf3"}},
 		{store.Event{Table: "switch", Key: "leaf3"}, []string{"leaf3"}},
 		{store.Event{Table: "connection", Key: records.PortKey("leaf3", "swp1")}, []string{"leaf3"}},
 		{store.Event{Table: "allocation", Key: "m1"}, both},
