@@ -91,6 +91,19 @@ func (f FarEnd) enrol(ctx context.Context, cfg Config, secretFile, tokenFile str
 	return writeFile(tokenFile, []byte(a.Msg.GetToken()+"\n"))
 }
 
+// Newer reports whether generation g is after h, by epoch and then by number.
+// An absent one is before all. Far ends refuse a wanted state that is not
+// newer than theirs.
+func Newer(g, h *ingotv1.Generation) bool {
+	if h == nil {
+		return true
+	}
+	if g.GetEpoch() != h.GetEpoch() {
+		return g.GetEpoch() > h.GetEpoch()
+	}
+	return g.GetN() > h.GetN()
+}
+
 // renewEvery is how often the token's age is looked at.
 const renewEvery = time.Minute
 

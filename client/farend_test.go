@@ -125,3 +125,19 @@ func TestLifetimeRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestNewer(t *testing.T) {
+	g := func(epoch, n uint64) *ingotv1.Generation { return &ingotv1.Generation{Epoch: epoch, N: n} }
+	for _, c := range []struct {
+		g, h *ingotv1.Generation
+		want bool
+	}{
+		{g(1, 1), nil, true}, {nil, nil, true}, {nil, g(1, 1), false},
+		{g(1, 2), g(1, 1), true}, {g(1, 1), g(1, 1), false}, {g(1, 1), g(1, 2), false},
+		{g(2, 1), g(1, 9), true}, {g(1, 9), g(2, 1), false},
+	} {
+		if got := Newer(c.g, c.h); got != c.want {
+			t.Errorf("%v after %v: %v", c.g, c.h, got)
+		}
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ingot-cloud/ingot/boot"
+	"github.com/ingot-cloud/ingot/client"
 	"github.com/ingot-cloud/ingot/fault"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
@@ -100,17 +101,6 @@ func (a *Agent) Kick() {
 	}
 }
 
-// newer reports whether generation g is after h. An absent one is before all.
-func newer(g, h *ingotv1.Generation) bool {
-	if h == nil {
-		return true
-	}
-	if g.GetEpoch() != h.GetEpoch() {
-		return g.GetEpoch() > h.GetEpoch()
-	}
-	return g.GetN() > h.GetN()
-}
-
 // Offer hands over a configuration from the control plane. One that is not
 // newer than the newest known is refused: it may have been delayed, or come
 // from a backup.
@@ -129,7 +119,7 @@ func (a *Agent) Offer(c *ingotv1.LeafConfiguration) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.wanted != nil && !newer(c.GetGeneration(), a.wanted.GetGeneration()) {
+	if a.wanted != nil && !client.Newer(c.GetGeneration(), a.wanted.GetGeneration()) {
 		return fault.Newf(fault.Conflict, object, "generation %s is not newer than %s", number(c.GetGeneration()), number(a.wanted.GetGeneration()))
 	}
 	a.wanted = c

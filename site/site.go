@@ -14,6 +14,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/ingot-cloud/ingot/client"
 	"github.com/ingot-cloud/ingot/fault"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
@@ -108,20 +109,13 @@ func (s *Site) follow(ctx context.Context) (got bool, err error) {
 func (s *Site) accept(w *ingotv1.SiteWanted) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wanted != nil && !newer(w.GetGeneration(), s.wanted.GetGeneration()) {
+	if s.wanted != nil && !client.Newer(w.GetGeneration(), s.wanted.GetGeneration()) {
 		s.cfg.Log.Warn("an old wanted state is refused", "generation", w.GetGeneration().GetN(), "have", s.wanted.GetGeneration().GetN())
 		return
 	}
 	s.wanted = w
 	close(s.moved)
 	s.moved = make(chan struct{})
-}
-
-func newer(a, b *ingotv1.Generation) bool {
-	if a.GetEpoch() != b.GetEpoch() {
-		return a.GetEpoch() > b.GetEpoch()
-	}
-	return a.GetN() > b.GetN()
 }
 
 // current returns the wanted state, nil if none is known, and a channel that
