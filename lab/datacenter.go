@@ -207,9 +207,6 @@ func (d *DataCenter) rack(ctx, run context.Context) error {
 			w := d.wire(serverName(n) + "-" + leaf)
 			spec.NICs = append(spec.NICs, NIC{MAC: fmt.Sprintf("52:54:00:00:%02x:%02x", i+1, n), Port: w.A()})
 			if d.plan.Capture {
-				if err := os.MkdirAll(d.plan.Dir, 0o755); err != nil {
-					return err
-				}
 				if err := w.Capture(filepath.Join(d.plan.Dir, w.Name()+".pcap")); err != nil {
 					return err
 				}

@@ -182,13 +182,19 @@ func (b *BMCs) look(ctx context.Context, want *ingotv1.BMCWanted, report *ingotv
 		return fault.Newf(fault.Precondition, "bmc "+want.GetId(), "is in machine %s, expected %s", report.GetMachine(), want.GetMachine()).
 			Do("if the board was replaced, delete the BMC and create it again")
 	}
+	touched := want.GetOperation().GetId() != ""
 	if want.GetEnforce() {
-		if err := b.enforce(ctx, c, want, inv.State); err != nil {
+		wrote, err := b.enforce(ctx, c, want, inv.State)
+		if err != nil {
 			return err
 		}
+		touched = touched || wrote
 	}
 	if err := b.operate(ctx, c, want); err != nil {
 		return err
+	}
+	if !touched {
+		return nil // the inventory has said how things are
 	}
 	now, err := c.State(ctx)
 	if err != nil {
@@ -200,31 +206,31 @@ func (b *BMCs) look(ctx context.Context, want *ingotv1.BMCWanted, report *ingotv
 
 // enforce brings medium and boot override about. An override that lasts is
 // asked for first; BMCs that know only the next boot get that one again and
-// again.
-func (b *BMCs) enforce(ctx context.Context, c controller, want *ingotv1.BMCWanted, is bmc.State) error {
+// again. It reports whether it wrote anything.
+func (b *BMCs) enforce(ctx context.Context, c controller, want *ingotv1.BMCWanted, is bmc.State) (wrote bool, err error) {
 	if !want.GetMedium() {
 		if is.BootDuration == bmc.Disabled || is.Boot == bmc.None {
-			return nil
+			return false, nil
 		}
-		return c.SetBoot(ctx, bmc.None, bmc.Disabled)
+		return true, c.SetBoot(ctx, bmc.None, bmc.Disabled)
 	}
 	medium, _ := b.cfg.Medium()
 	if medium.GetUrl() == "" {
-		return fault.New(fault.Precondition, "partition "+b.cfg.Partition, "has no boot medium yet", "look at the site's boot part and the partition's boot configuration")
+		return false, fault.New(fault.Precondition, "partition "+b.cfg.Partition, "has no boot medium yet", "look at the site's boot part and the partition's boot configuration")
 	}
 	if !is.Inserted || is.Media != medium.GetUrl() {
 		if err := c.Insert(ctx, medium.GetUrl()); err != nil {
-			return err
+			return true, err
 		}
+		wrote = true
 	}
 	if is.Boot == bmc.CD && is.BootDuration != bmc.Disabled {
-		return nil
+		return wrote, nil
 	}
-	err := c.SetBoot(ctx, bmc.CD, bmc.Continuous)
-	if err != nil {
+	if err = c.SetBoot(ctx, bmc.CD, bmc.Continuous); err != nil {
 		err = c.SetBoot(ctx, bmc.CD, bmc.Once)
 	}
-	return err
+	return true, err
 }
 
 // controller is what enforcing and operating need of a BMC.
@@ -324,7 +330,7 @@ func (b *BMCs) act(ctx context.Context, c controller, a ingotv1.OperationAction,
 			return off, err
 		}
 		w := &ingotv1.BMCWanted{Id: want.GetId(), Medium: true}
-		if err := b.enforce(ctx, c, w, is); err != nil {
+		if _, err := b.enforce(ctx, c, w, is); err != nil {
 			return off, err
 		}
 		return cycle(ctx, c)
