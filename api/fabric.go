@@ -26,3 +26,14 @@ func (s fabrics) Put(ctx context.Context, req *connect.Request[ingotv1.FabricSer
 	})
 	return connect.NewResponse(&ingotv1.FabricServicePutResponse{Fabric: f}), err
 }
+
+// Sites implements ingot.v1.
+func (s fabrics) Sites(ctx context.Context, req *connect.Request[ingotv1.FabricServiceSitesRequest]) (*connect.Response[ingotv1.FabricServiceSitesResponse], error) {
+	out := &ingotv1.FabricServiceSitesResponse{}
+	for site := range records.Sites.All(s.view(ctx)) {
+		if req.Msg.Partition == nil || site.GetPartition() == req.Msg.GetPartition() {
+			out.Sites = append(out.Sites, site)
+		}
+	}
+	return connect.NewResponse(out), nil
+}

@@ -163,6 +163,9 @@ func TestLife(t *testing.T) {
 	if phase, tl := m1.phase(); phase != "INSTALLING" || tl.GetEntries()[len(tl.GetEntries())-1].GetMessage() != "writing "+debian12+": 50 %" {
 		t.Errorf("in phase %s the timeline ends with %v", phase, tl.GetEntries()[len(tl.GetEntries())-1])
 	}
+	if st := m1.stands(); st.GetProgress().GetStep() != "image" || st.GetProgress().GetPercent() != 50 || st.GetWaiting().GetRemedy() == "" {
+		t.Errorf("while it is installed it stands at %v", st)
+	}
 	_, err = m1.agent.Installed(t.Context(), connect.NewRequest(&ingotv1.AgentServiceInstalledRequest{
 		Uuid: m1.uuid, BootId: m1.bootID, Allocation: in.GetAllocation().GetUuid(), ConsolePassword: "TOP-SECRET-CONSOLE",
 	}))

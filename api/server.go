@@ -38,6 +38,8 @@ type Config struct {
 	Metrics  *prometheus.Registry // where to register metrics, and what /metrics shows; a new one
 	Log      *slog.Logger         // slog.Default
 	Now      func() time.Time     // the clock; time.Now
+
+	Pages map[string]http.Handler // served beside the API, by patterns of http.ServeMux, without authentication; none
 }
 
 func (c Config) withDefaults() Config {

@@ -115,6 +115,9 @@ func (s *Server) mux() http.Handler {
 	mux.HandleFunc("GET /livez", s.livez)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /metrics", s.showMetrics)
+	for pattern, h := range s.cfg.Pages {
+		mux.Handle(pattern, h)
+	}
 	return crossOrigin(mux)
 }
 

@@ -10,7 +10,6 @@ import (
 
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/machine"
-	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 	"github.com/ingot-cloud/ingot/records"
@@ -137,7 +136,7 @@ func (s sites) Cached(ctx context.Context, req *connect.Request[ingotv1.SiteServ
 	return connect.NewResponse(&ingotv1.SiteServiceCachedResponse{}), s.update(ctx, func(tx *store.Tx) error {
 		site, err := records.Sites.Get(tx, req.Msg.GetPartition())
 		if errors.Is(err, fault.NotFound) {
-			site, err = &privatev1.Site{Partition: req.Msg.GetPartition()}, nil
+			site, err = &ingotv1.Site{Partition: req.Msg.GetPartition()}, nil
 		}
 		if err != nil {
 			return err

@@ -41,6 +41,7 @@ func (s *Server) watched() []watchable {
 		{"network", nameOf[*apiv2.Network](), networkChange},
 		watch("partition", records.Partitions, (*apiv2.Partition).GetId, nil),
 		watch("project", records.Projects, (*apiv2.Project).GetUuid, (*apiv2.Project).GetUuid),
+		watch("site", records.Sites, (*ingotv1.Site).GetPartition, nil),
 		watch("size", records.Sizes, (*apiv2.Size).GetId, nil),
 		watch("sizeimageconstraint", records.SizeImageConstraints, (*apiv2.SizeImageConstraint).GetSize, nil),
 		watch("sizereservation", records.SizeReservations, (*apiv2.SizeReservation).GetId, (*apiv2.SizeReservation).GetProject),

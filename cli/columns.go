@@ -63,7 +63,10 @@ var layouts = map[protoreflect.FullName]string{
 	"ingot.v1.Fabric": "PARTITION=partition BOOT=boot_supernet VNI=boot_vni ADDRESS=boot_address LOOPBACKS=loopbacks ASN=first_asn" +
 		" | ASNS=asn_count PORTS=service_ports MEDIUM=boot_medium DOMAIN=boot_domain",
 	"ingot.v1.ImageSource": "IMAGE=image SHA256=sha256 SIZE=size:bytes UNPACKED=unpacked_size:bytes FORMAT=format CHECKS=checks | SHA512=sha512",
-	"ingot.v1.Timeline":    "each entries TIME=time SOURCE=source STEP=step TOOK=took FAILED=failed MESSAGE=message | BOOT=boot_id",
+	"ingot.v1.Site":        "PARTITION=partition SEEN=seen:age MEDIUM=medium.url SIZE=medium.size:bytes BUILT=medium.built:age ERROR=medium.error | SHA256=medium.sha256",
+	"ingot.v1.Standing": "UUID=uuid PHASE=phase SINCE=phase_since:age STEP=progress.step PERCENT=progress.percent LEFT=progress.time_left WAITING=waiting.what" +
+		" | MESSAGE=progress.message DO=waiting.remedy",
+	"ingot.v1.Timeline": "each entries TIME=time SOURCE=source STEP=step TOOK=took FAILED=failed MESSAGE=message | BOOT=boot_id",
 }
 
 // A column is one column of a table.

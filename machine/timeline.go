@@ -27,6 +27,11 @@ func Timeline(r store.Reader, m *privatev1.Machine) *ingotv1.Timeline {
 	return t
 }
 
+// Stands says where a machine stands: its timeline without the past.
+func Stands(r store.Reader, m *privatev1.Machine) *ingotv1.Standing {
+	return &ingotv1.Standing{Uuid: m.GetUuid(), Phase: m.GetPhase(), PhaseSince: m.GetPhaseSince(), Waiting: awaited(r, m)}
+}
+
 // entry returns an event as people see it.
 func entry(ev *privatev1.Event) *ingotv1.TimelineEntry {
 	e := &ingotv1.TimelineEntry{

@@ -19,9 +19,9 @@ var BootWindows = store.NewTable(store.Table[*ingotv1.BootWindow]{
 })
 
 // Sites are what the management servers serve, by partition.
-var Sites = store.NewTable(store.Table[*privatev1.Site]{
+var Sites = store.NewTable(store.Table[*ingotv1.Site]{
 	Name: "site",
-	Key:  func(s *privatev1.Site) string { return s.GetPartition() },
+	Key:  func(s *ingotv1.Site) string { return s.GetPartition() },
 })
 
 // CachedImages are the images in the partitions' caches, by CachedImageKey.

@@ -11,6 +11,7 @@ import (
 	v2 "github.com/metal-stack/api/go/metalstack/api/v2"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -266,6 +267,161 @@ func (x *ServicePort) GetPort() string {
 	return ""
 }
 
+// Site is what the management server of a partition told last.
+type Site struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Medium        *Medium                `protobuf:"bytes,2,opt,name=medium,proto3" json:"medium,omitempty"`
+	Seen          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Site) Reset() {
+	*x = Site{}
+	mi := &file_ingot_v1_fabric_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Site) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Site) ProtoMessage() {}
+
+func (x *Site) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_fabric_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Site.ProtoReflect.Descriptor instead.
+func (*Site) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Site) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *Site) GetMedium() *Medium {
+	if x != nil {
+		return x.Medium
+	}
+	return nil
+}
+
+func (x *Site) GetSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
+// Medium is the boot medium a site serves to its BMCs.
+type Medium struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Url          string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Sha256       string                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Size         uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	KernelSha256 string                 `protobuf:"bytes,4,opt,name=kernel_sha256,json=kernelSha256,proto3" json:"kernel_sha256,omitempty"`
+	InitrdSha256 string                 `protobuf:"bytes,5,opt,name=initrd_sha256,json=initrdSha256,proto3" json:"initrd_sha256,omitempty"`
+	// Why there is none, or not the wanted one; empty if all is well.
+	Error         string                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	Built         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=built,proto3" json:"built,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Medium) Reset() {
+	*x = Medium{}
+	mi := &file_ingot_v1_fabric_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Medium) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Medium) ProtoMessage() {}
+
+func (x *Medium) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_fabric_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Medium.ProtoReflect.Descriptor instead.
+func (*Medium) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Medium) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Medium) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Medium) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Medium) GetKernelSha256() string {
+	if x != nil {
+		return x.KernelSha256
+	}
+	return ""
+}
+
+func (x *Medium) GetInitrdSha256() string {
+	if x != nil {
+		return x.InitrdSha256
+	}
+	return ""
+}
+
+func (x *Medium) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Medium) GetBuilt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Built
+	}
+	return nil
+}
+
 type FabricServiceGetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
@@ -275,7 +431,7 @@ type FabricServiceGetRequest struct {
 
 func (x *FabricServiceGetRequest) Reset() {
 	*x = FabricServiceGetRequest{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[2]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -287,7 +443,7 @@ func (x *FabricServiceGetRequest) String() string {
 func (*FabricServiceGetRequest) ProtoMessage() {}
 
 func (x *FabricServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[2]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -300,7 +456,7 @@ func (x *FabricServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*FabricServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{2}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FabricServiceGetRequest) GetPartition() string {
@@ -319,7 +475,7 @@ type FabricServiceGetResponse struct {
 
 func (x *FabricServiceGetResponse) Reset() {
 	*x = FabricServiceGetResponse{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[3]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +487,7 @@ func (x *FabricServiceGetResponse) String() string {
 func (*FabricServiceGetResponse) ProtoMessage() {}
 
 func (x *FabricServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[3]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +500,7 @@ func (x *FabricServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*FabricServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{3}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FabricServiceGetResponse) GetFabric() *Fabric {
@@ -363,7 +519,7 @@ type FabricServicePutRequest struct {
 
 func (x *FabricServicePutRequest) Reset() {
 	*x = FabricServicePutRequest{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +531,7 @@ func (x *FabricServicePutRequest) String() string {
 func (*FabricServicePutRequest) ProtoMessage() {}
 
 func (x *FabricServicePutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +544,7 @@ func (x *FabricServicePutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServicePutRequest.ProtoReflect.Descriptor instead.
 func (*FabricServicePutRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FabricServicePutRequest) GetFabric() *Fabric {
@@ -407,7 +563,7 @@ type FabricServicePutResponse struct {
 
 func (x *FabricServicePutResponse) Reset() {
 	*x = FabricServicePutResponse{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +575,7 @@ func (x *FabricServicePutResponse) String() string {
 func (*FabricServicePutResponse) ProtoMessage() {}
 
 func (x *FabricServicePutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +588,7 @@ func (x *FabricServicePutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServicePutResponse.ProtoReflect.Descriptor instead.
 func (*FabricServicePutResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FabricServicePutResponse) GetFabric() *Fabric {
@@ -442,11 +598,100 @@ func (x *FabricServicePutResponse) GetFabric() *Fabric {
 	return nil
 }
 
+type FabricServiceSitesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All partitions if absent.
+	Partition     *string `protobuf:"bytes,1,opt,name=partition,proto3,oneof" json:"partition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricServiceSitesRequest) Reset() {
+	*x = FabricServiceSitesRequest{}
+	mi := &file_ingot_v1_fabric_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricServiceSitesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricServiceSitesRequest) ProtoMessage() {}
+
+func (x *FabricServiceSitesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_fabric_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricServiceSitesRequest.ProtoReflect.Descriptor instead.
+func (*FabricServiceSitesRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FabricServiceSitesRequest) GetPartition() string {
+	if x != nil && x.Partition != nil {
+		return *x.Partition
+	}
+	return ""
+}
+
+type FabricServiceSitesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sites         []*Site                `protobuf:"bytes,1,rep,name=sites,proto3" json:"sites,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricServiceSitesResponse) Reset() {
+	*x = FabricServiceSitesResponse{}
+	mi := &file_ingot_v1_fabric_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricServiceSitesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricServiceSitesResponse) ProtoMessage() {}
+
+func (x *FabricServiceSitesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_fabric_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricServiceSitesResponse.ProtoReflect.Descriptor instead.
+func (*FabricServiceSitesResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FabricServiceSitesResponse) GetSites() []*Site {
+	if x != nil {
+		return x.Sites
+	}
+	return nil
+}
+
 var File_ingot_v1_fabric_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_fabric_proto_rawDesc = "" +
 	"\n" +
-	"\x15ingot/v1/fabric.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\x9d\x04\n" +
+	"\x15ingot/v1/fabric.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\x9d\x04\n" +
 	"\x06Fabric\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12+\n" +
 	"\x04meta\x18\x02 \x01(\v2\x17.metalstack.api.v2.MetaR\x04meta\x120\n" +
@@ -465,7 +710,19 @@ const file_ingot_v1_fabric_proto_rawDesc = "" +
 	"\rservice_ports\x18\f \x03(\v2\x15.ingot.v1.ServicePortB\b\xbaH\x05\x92\x01\x02\x10@R\fservicePortsJ\x04\b\x06\x10\a\"S\n" +
 	"\vServicePort\x12#\n" +
 	"\x06switch\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x06switch\x12\x1f\n" +
-	"\x04port\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x04port\"D\n" +
+	"\x04port\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x04port\"~\n" +
+	"\x04Site\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\tR\tpartition\x12(\n" +
+	"\x06medium\x18\x02 \x01(\v2\x10.ingot.v1.MediumR\x06medium\x12.\n" +
+	"\x04seen\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"\xd8\x01\n" +
+	"\x06Medium\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12#\n" +
+	"\rkernel_sha256\x18\x04 \x01(\tR\fkernelSha256\x12#\n" +
+	"\rinitrd_sha256\x18\x05 \x01(\tR\finitrdSha256\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\x120\n" +
+	"\x05built\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05built\"D\n" +
 	"\x17FabricServiceGetRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\"D\n" +
 	"\x18FabricServiceGetResponse\x12(\n" +
@@ -473,15 +730,23 @@ const file_ingot_v1_fabric_proto_rawDesc = "" +
 	"\x17FabricServicePutRequest\x120\n" +
 	"\x06fabric\x18\x01 \x01(\v2\x10.ingot.v1.FabricB\x06\xbaH\x03\xc8\x01\x01R\x06fabric\"D\n" +
 	"\x18FabricServicePutResponse\x12(\n" +
-	"\x06fabric\x18\x01 \x01(\v2\x10.ingot.v1.FabricR\x06fabric*T\n" +
+	"\x06fabric\x18\x01 \x01(\v2\x10.ingot.v1.FabricR\x06fabric\"Y\n" +
+	"\x19FabricServiceSitesRequest\x12.\n" +
+	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01H\x00R\tpartition\x88\x01\x01B\f\n" +
+	"\n" +
+	"_partition\"B\n" +
+	"\x1aFabricServiceSitesResponse\x12$\n" +
+	"\x05sites\x18\x01 \x03(\v2\x0e.ingot.v1.SiteR\x05sites*T\n" +
 	"\n" +
 	"BootMedium\x12\x1b\n" +
 	"\x17BOOT_MEDIUM_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fBOOT_MEDIUM_UKI\x10\x01\x12\x14\n" +
-	"\x10BOOT_MEDIUM_IPXE\x10\x022\xc8\x01\n" +
+	"\x10BOOT_MEDIUM_IPXE\x10\x022\xa8\x02\n" +
 	"\rFabricService\x12^\n" +
 	"\x03Get\x12!.ingot.v1.FabricServiceGetRequest\x1a\".ingot.v1.FabricServiceGetResponse\"\x10\xd2\xf3\x18\x02\x01\x02\xe0\xf3\x18\x02\xea\xf3\x18\x02\x01\x02\x12W\n" +
-	"\x03Put\x12!.ingot.v1.FabricServicePutRequest\x1a\".ingot.v1.FabricServicePutResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
+	"\x03Put\x12!.ingot.v1.FabricServicePutRequest\x1a\".ingot.v1.FabricServicePutResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12^\n" +
+	"\x05Sites\x12#.ingot.v1.FabricServiceSitesRequest\x1a$.ingot.v1.FabricServiceSitesResponse\"\n" +
+	"\xd2\xf3\x18\x02\x01\x02\xe0\xf3\x18\x02B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
 	file_ingot_v1_fabric_proto_rawDescOnce sync.Once
@@ -496,33 +761,44 @@ func file_ingot_v1_fabric_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_fabric_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_ingot_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_ingot_v1_fabric_proto_goTypes = []any{
-	(BootMedium)(0),                  // 0: ingot.v1.BootMedium
-	(*Fabric)(nil),                   // 1: ingot.v1.Fabric
-	(*ServicePort)(nil),              // 2: ingot.v1.ServicePort
-	(*FabricServiceGetRequest)(nil),  // 3: ingot.v1.FabricServiceGetRequest
-	(*FabricServiceGetResponse)(nil), // 4: ingot.v1.FabricServiceGetResponse
-	(*FabricServicePutRequest)(nil),  // 5: ingot.v1.FabricServicePutRequest
-	(*FabricServicePutResponse)(nil), // 6: ingot.v1.FabricServicePutResponse
-	(*v2.Meta)(nil),                  // 7: metalstack.api.v2.Meta
+	(BootMedium)(0),                    // 0: ingot.v1.BootMedium
+	(*Fabric)(nil),                     // 1: ingot.v1.Fabric
+	(*ServicePort)(nil),                // 2: ingot.v1.ServicePort
+	(*Site)(nil),                       // 3: ingot.v1.Site
+	(*Medium)(nil),                     // 4: ingot.v1.Medium
+	(*FabricServiceGetRequest)(nil),    // 5: ingot.v1.FabricServiceGetRequest
+	(*FabricServiceGetResponse)(nil),   // 6: ingot.v1.FabricServiceGetResponse
+	(*FabricServicePutRequest)(nil),    // 7: ingot.v1.FabricServicePutRequest
+	(*FabricServicePutResponse)(nil),   // 8: ingot.v1.FabricServicePutResponse
+	(*FabricServiceSitesRequest)(nil),  // 9: ingot.v1.FabricServiceSitesRequest
+	(*FabricServiceSitesResponse)(nil), // 10: ingot.v1.FabricServiceSitesResponse
+	(*v2.Meta)(nil),                    // 11: metalstack.api.v2.Meta
+	(*timestamppb.Timestamp)(nil),      // 12: google.protobuf.Timestamp
 }
 var file_ingot_v1_fabric_proto_depIdxs = []int32{
-	7, // 0: ingot.v1.Fabric.meta:type_name -> metalstack.api.v2.Meta
-	0, // 1: ingot.v1.Fabric.boot_medium:type_name -> ingot.v1.BootMedium
-	2, // 2: ingot.v1.Fabric.service_ports:type_name -> ingot.v1.ServicePort
-	1, // 3: ingot.v1.FabricServiceGetResponse.fabric:type_name -> ingot.v1.Fabric
-	1, // 4: ingot.v1.FabricServicePutRequest.fabric:type_name -> ingot.v1.Fabric
-	1, // 5: ingot.v1.FabricServicePutResponse.fabric:type_name -> ingot.v1.Fabric
-	3, // 6: ingot.v1.FabricService.Get:input_type -> ingot.v1.FabricServiceGetRequest
-	5, // 7: ingot.v1.FabricService.Put:input_type -> ingot.v1.FabricServicePutRequest
-	4, // 8: ingot.v1.FabricService.Get:output_type -> ingot.v1.FabricServiceGetResponse
-	6, // 9: ingot.v1.FabricService.Put:output_type -> ingot.v1.FabricServicePutResponse
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	11, // 0: ingot.v1.Fabric.meta:type_name -> metalstack.api.v2.Meta
+	0,  // 1: ingot.v1.Fabric.boot_medium:type_name -> ingot.v1.BootMedium
+	2,  // 2: ingot.v1.Fabric.service_ports:type_name -> ingot.v1.ServicePort
+	4,  // 3: ingot.v1.Site.medium:type_name -> ingot.v1.Medium
+	12, // 4: ingot.v1.Site.seen:type_name -> google.protobuf.Timestamp
+	12, // 5: ingot.v1.Medium.built:type_name -> google.protobuf.Timestamp
+	1,  // 6: ingot.v1.FabricServiceGetResponse.fabric:type_name -> ingot.v1.Fabric
+	1,  // 7: ingot.v1.FabricServicePutRequest.fabric:type_name -> ingot.v1.Fabric
+	1,  // 8: ingot.v1.FabricServicePutResponse.fabric:type_name -> ingot.v1.Fabric
+	3,  // 9: ingot.v1.FabricServiceSitesResponse.sites:type_name -> ingot.v1.Site
+	5,  // 10: ingot.v1.FabricService.Get:input_type -> ingot.v1.FabricServiceGetRequest
+	7,  // 11: ingot.v1.FabricService.Put:input_type -> ingot.v1.FabricServicePutRequest
+	9,  // 12: ingot.v1.FabricService.Sites:input_type -> ingot.v1.FabricServiceSitesRequest
+	6,  // 13: ingot.v1.FabricService.Get:output_type -> ingot.v1.FabricServiceGetResponse
+	8,  // 14: ingot.v1.FabricService.Put:output_type -> ingot.v1.FabricServicePutResponse
+	10, // 15: ingot.v1.FabricService.Sites:output_type -> ingot.v1.FabricServiceSitesResponse
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_fabric_proto_init() }
@@ -530,13 +806,14 @@ func file_ingot_v1_fabric_proto_init() {
 	if File_ingot_v1_fabric_proto != nil {
 		return
 	}
+	file_ingot_v1_fabric_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_fabric_proto_rawDesc), len(file_ingot_v1_fabric_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -972,100 +972,6 @@ func (x *ImageCached) GetUrls() []string {
 	return nil
 }
 
-// Medium is the boot medium a site serves to its BMCs.
-type Medium struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Url          string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
-	Sha256       string                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	Size         uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	KernelSha256 string                 `protobuf:"bytes,4,opt,name=kernel_sha256,json=kernelSha256,proto3" json:"kernel_sha256,omitempty"`
-	InitrdSha256 string                 `protobuf:"bytes,5,opt,name=initrd_sha256,json=initrdSha256,proto3" json:"initrd_sha256,omitempty"`
-	// Why there is none, or not the wanted one; empty if all is well.
-	Error         string                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
-	Built         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=built,proto3" json:"built,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Medium) Reset() {
-	*x = Medium{}
-	mi := &file_ingot_v1_site_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Medium) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Medium) ProtoMessage() {}
-
-func (x *Medium) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Medium.ProtoReflect.Descriptor instead.
-func (*Medium) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *Medium) GetUrl() string {
-	if x != nil {
-		return x.Url
-	}
-	return ""
-}
-
-func (x *Medium) GetSha256() string {
-	if x != nil {
-		return x.Sha256
-	}
-	return ""
-}
-
-func (x *Medium) GetSize() uint64 {
-	if x != nil {
-		return x.Size
-	}
-	return 0
-}
-
-func (x *Medium) GetKernelSha256() string {
-	if x != nil {
-		return x.KernelSha256
-	}
-	return ""
-}
-
-func (x *Medium) GetInitrdSha256() string {
-	if x != nil {
-		return x.InitrdSha256
-	}
-	return ""
-}
-
-func (x *Medium) GetError() string {
-	if x != nil {
-		return x.Error
-	}
-	return ""
-}
-
-func (x *Medium) GetBuilt() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Built
-	}
-	return nil
-}
-
 type SiteServiceCachedResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1074,7 +980,7 @@ type SiteServiceCachedResponse struct {
 
 func (x *SiteServiceCachedResponse) Reset() {
 	*x = SiteServiceCachedResponse{}
-	mi := &file_ingot_v1_site_proto_msgTypes[14]
+	mi := &file_ingot_v1_site_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +992,7 @@ func (x *SiteServiceCachedResponse) String() string {
 func (*SiteServiceCachedResponse) ProtoMessage() {}
 
 func (x *SiteServiceCachedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[14]
+	mi := &file_ingot_v1_site_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1005,7 @@ func (x *SiteServiceCachedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceCachedResponse.ProtoReflect.Descriptor instead.
 func (*SiteServiceCachedResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{14}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{13}
 }
 
 var File_ingot_v1_site_proto protoreflect.FileDescriptor
@@ -1172,15 +1078,7 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\vImageCached\x12!\n" +
 	"\x05image\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x05image\x12*\n" +
 	"\x05check\x18\x02 \x01(\v2\x14.ingot.v1.ImageCheckR\x05check\x12\x12\n" +
-	"\x04urls\x18\x03 \x03(\tR\x04urls\"\xd8\x01\n" +
-	"\x06Medium\x12\x10\n" +
-	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
-	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x04R\x04size\x12#\n" +
-	"\rkernel_sha256\x18\x04 \x01(\tR\fkernelSha256\x12#\n" +
-	"\rinitrd_sha256\x18\x05 \x01(\tR\finitrdSha256\x12\x14\n" +
-	"\x05error\x18\x06 \x01(\tR\x05error\x120\n" +
-	"\x05built\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05built\"\x1b\n" +
+	"\x04urls\x18\x03 \x03(\tR\x04urls\"\x1b\n" +
 	"\x19SiteServiceCachedResponse*\xc3\x02\n" +
 	"\x0fOperationAction\x12 \n" +
 	"\x1cOPERATION_ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -1212,7 +1110,7 @@ func file_ingot_v1_site_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_ingot_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_ingot_v1_site_proto_goTypes = []any{
 	(OperationAction)(0),              // 0: ingot.v1.OperationAction
 	(*SiteServiceWantedRequest)(nil),  // 1: ingot.v1.SiteServiceWantedRequest
@@ -1228,50 +1126,49 @@ var file_ingot_v1_site_proto_goTypes = []any{
 	(*SiteServiceDoneResponse)(nil),   // 11: ingot.v1.SiteServiceDoneResponse
 	(*SiteServiceCachedRequest)(nil),  // 12: ingot.v1.SiteServiceCachedRequest
 	(*ImageCached)(nil),               // 13: ingot.v1.ImageCached
-	(*Medium)(nil),                    // 14: ingot.v1.Medium
-	(*SiteServiceCachedResponse)(nil), // 15: ingot.v1.SiteServiceCachedResponse
-	(*Generation)(nil),                // 16: ingot.v1.Generation
-	(*Fabric)(nil),                    // 17: ingot.v1.Fabric
-	(*timestamppb.Timestamp)(nil),     // 18: google.protobuf.Timestamp
-	(*ImageSource)(nil),               // 19: ingot.v1.ImageSource
-	(*BMCStatus)(nil),                 // 20: ingot.v1.BMCStatus
-	(*v2.MachineBMCReport)(nil),       // 21: metalstack.api.v2.MachineBMCReport
+	(*SiteServiceCachedResponse)(nil), // 14: ingot.v1.SiteServiceCachedResponse
+	(*Generation)(nil),                // 15: ingot.v1.Generation
+	(*Fabric)(nil),                    // 16: ingot.v1.Fabric
+	(*timestamppb.Timestamp)(nil),     // 17: google.protobuf.Timestamp
+	(*ImageSource)(nil),               // 18: ingot.v1.ImageSource
+	(*BMCStatus)(nil),                 // 19: ingot.v1.BMCStatus
+	(*v2.MachineBMCReport)(nil),       // 20: metalstack.api.v2.MachineBMCReport
+	(*Medium)(nil),                    // 21: ingot.v1.Medium
 	(*ImageCheck)(nil),                // 22: ingot.v1.ImageCheck
 }
 var file_ingot_v1_site_proto_depIdxs = []int32{
-	16, // 0: ingot.v1.SiteServiceWantedRequest.have:type_name -> ingot.v1.Generation
+	15, // 0: ingot.v1.SiteServiceWantedRequest.have:type_name -> ingot.v1.Generation
 	3,  // 1: ingot.v1.SiteServiceWantedResponse.wanted:type_name -> ingot.v1.SiteWanted
-	16, // 2: ingot.v1.SiteWanted.generation:type_name -> ingot.v1.Generation
-	17, // 3: ingot.v1.SiteWanted.fabric:type_name -> ingot.v1.Fabric
+	15, // 2: ingot.v1.SiteWanted.generation:type_name -> ingot.v1.Generation
+	16, // 3: ingot.v1.SiteWanted.fabric:type_name -> ingot.v1.Fabric
 	4,  // 4: ingot.v1.SiteWanted.bmcs:type_name -> ingot.v1.BMCWanted
 	6,  // 5: ingot.v1.SiteWanted.images:type_name -> ingot.v1.ImageWanted
 	5,  // 6: ingot.v1.BMCWanted.operation:type_name -> ingot.v1.Operation
 	0,  // 7: ingot.v1.Operation.action:type_name -> ingot.v1.OperationAction
-	18, // 8: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
-	18, // 9: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
-	18, // 10: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
-	19, // 11: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
+	17, // 8: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
+	17, // 9: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
+	17, // 10: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
+	18, // 11: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
 	8,  // 12: ingot.v1.SiteServiceReportRequest.reports:type_name -> ingot.v1.BMCReport
-	20, // 13: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
-	21, // 14: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
-	18, // 15: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
+	19, // 13: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
+	20, // 14: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
+	17, // 15: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
 	13, // 16: ingot.v1.SiteServiceCachedRequest.images:type_name -> ingot.v1.ImageCached
-	14, // 17: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
+	21, // 17: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
 	22, // 18: ingot.v1.ImageCached.check:type_name -> ingot.v1.ImageCheck
-	18, // 19: ingot.v1.Medium.built:type_name -> google.protobuf.Timestamp
-	1,  // 20: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
-	7,  // 21: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
-	10, // 22: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
-	12, // 23: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
-	2,  // 24: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
-	9,  // 25: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
-	11, // 26: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
-	15, // 27: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
-	24, // [24:28] is the sub-list for method output_type
-	20, // [20:24] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	1,  // 19: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
+	7,  // 20: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
+	10, // 21: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
+	12, // 22: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
+	2,  // 23: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
+	9,  // 24: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
+	11, // 25: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
+	14, // 26: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
+	23, // [23:27] is the sub-list for method output_type
+	19, // [19:23] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_site_proto_init() }
@@ -1289,7 +1186,7 @@ func file_ingot_v1_site_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_site_proto_rawDesc), len(file_ingot_v1_site_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

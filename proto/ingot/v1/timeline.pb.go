@@ -92,7 +92,9 @@ type Timeline struct {
 	// Oldest first.
 	Entries []*TimelineEntry `protobuf:"bytes,4,rep,name=entries,proto3" json:"entries,omitempty"`
 	// Absent when the machine waits for nothing.
-	Waiting       *Waiting `protobuf:"bytes,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Waiting *Waiting `protobuf:"bytes,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// Absent when no agent is at work.
+	Progress      *Progress `protobuf:"bytes,6,opt,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -162,6 +164,169 @@ func (x *Timeline) GetWaiting() *Waiting {
 	return nil
 }
 
+func (x *Timeline) GetProgress() *Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// Standing is where one machine stands now: its timeline without the past.
+type Standing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Phase         MachinePhase           `protobuf:"varint,2,opt,name=phase,proto3,enum=ingot.v1.MachinePhase" json:"phase,omitempty"`
+	PhaseSince    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=phase_since,json=phaseSince,proto3" json:"phase_since,omitempty"`
+	Waiting       *Waiting               `protobuf:"bytes,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Progress      *Progress              `protobuf:"bytes,5,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standing) Reset() {
+	*x = Standing{}
+	mi := &file_ingot_v1_timeline_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standing) ProtoMessage() {}
+
+func (x *Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_timeline_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standing.ProtoReflect.Descriptor instead.
+func (*Standing) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Standing) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *Standing) GetPhase() MachinePhase {
+	if x != nil {
+		return x.Phase
+	}
+	return MachinePhase_MACHINE_PHASE_UNSPECIFIED
+}
+
+func (x *Standing) GetPhaseSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PhaseSince
+	}
+	return nil
+}
+
+func (x *Standing) GetWaiting() *Waiting {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *Standing) GetProgress() *Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// Progress is the step that the agent of a machine is at. It is kept in
+// memory, not in the store: no watch tells of it, so ask again.
+type Progress struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Step    string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Time    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// 0 to 100; absent for a step that has begun and cannot say.
+	Percent       *uint32              `protobuf:"varint,4,opt,name=percent,proto3,oneof" json:"percent,omitempty"`
+	TimeLeft      *durationpb.Duration `protobuf:"bytes,5,opt,name=time_left,json=timeLeft,proto3" json:"time_left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_ingot_v1_timeline_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_timeline_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Progress) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *Progress) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Progress) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Progress) GetPercent() uint32 {
+	if x != nil && x.Percent != nil {
+		return *x.Percent
+	}
+	return 0
+}
+
+func (x *Progress) GetTimeLeft() *durationpb.Duration {
+	if x != nil {
+		return x.TimeLeft
+	}
+	return nil
+}
+
 // TimelineEntry is one thing that happened.
 type TimelineEntry struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -180,7 +345,7 @@ type TimelineEntry struct {
 
 func (x *TimelineEntry) Reset() {
 	*x = TimelineEntry{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[1]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -192,7 +357,7 @@ func (x *TimelineEntry) String() string {
 func (*TimelineEntry) ProtoMessage() {}
 
 func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[1]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -205,7 +370,7 @@ func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineEntry.ProtoReflect.Descriptor instead.
 func (*TimelineEntry) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{1}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TimelineEntry) GetTime() *timestamppb.Timestamp {
@@ -273,7 +438,7 @@ type Waiting struct {
 
 func (x *Waiting) Reset() {
 	*x = Waiting{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[2]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -285,7 +450,7 @@ func (x *Waiting) String() string {
 func (*Waiting) ProtoMessage() {}
 
 func (x *Waiting) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[2]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -298,7 +463,7 @@ func (x *Waiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waiting.ProtoReflect.Descriptor instead.
 func (*Waiting) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{2}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Waiting) GetWhat() string {
@@ -339,7 +504,7 @@ type TimelineServiceGetRequest struct {
 
 func (x *TimelineServiceGetRequest) Reset() {
 	*x = TimelineServiceGetRequest{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[3]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +516,7 @@ func (x *TimelineServiceGetRequest) String() string {
 func (*TimelineServiceGetRequest) ProtoMessage() {}
 
 func (x *TimelineServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[3]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +529,7 @@ func (x *TimelineServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*TimelineServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{3}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TimelineServiceGetRequest) GetUuid() string {
@@ -390,7 +555,7 @@ type TimelineServiceGetResponse struct {
 
 func (x *TimelineServiceGetResponse) Reset() {
 	*x = TimelineServiceGetResponse{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[4]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +567,7 @@ func (x *TimelineServiceGetResponse) String() string {
 func (*TimelineServiceGetResponse) ProtoMessage() {}
 
 func (x *TimelineServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[4]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +580,7 @@ func (x *TimelineServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*TimelineServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TimelineServiceGetResponse) GetTimeline() *Timeline {
@@ -434,7 +599,7 @@ type TimelineServiceGetAnyRequest struct {
 
 func (x *TimelineServiceGetAnyRequest) Reset() {
 	*x = TimelineServiceGetAnyRequest{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[5]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +611,7 @@ func (x *TimelineServiceGetAnyRequest) String() string {
 func (*TimelineServiceGetAnyRequest) ProtoMessage() {}
 
 func (x *TimelineServiceGetAnyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[5]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +624,7 @@ func (x *TimelineServiceGetAnyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceGetAnyRequest.ProtoReflect.Descriptor instead.
 func (*TimelineServiceGetAnyRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TimelineServiceGetAnyRequest) GetUuid() string {
@@ -478,7 +643,7 @@ type TimelineServiceGetAnyResponse struct {
 
 func (x *TimelineServiceGetAnyResponse) Reset() {
 	*x = TimelineServiceGetAnyResponse{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[6]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +655,7 @@ func (x *TimelineServiceGetAnyResponse) String() string {
 func (*TimelineServiceGetAnyResponse) ProtoMessage() {}
 
 func (x *TimelineServiceGetAnyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[6]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +668,7 @@ func (x *TimelineServiceGetAnyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceGetAnyResponse.ProtoReflect.Descriptor instead.
 func (*TimelineServiceGetAnyResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{6}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TimelineServiceGetAnyResponse) GetTimeline() *Timeline {
@@ -513,18 +678,132 @@ func (x *TimelineServiceGetAnyResponse) GetTimeline() *Timeline {
 	return nil
 }
 
+type TimelineServiceListAnyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All partitions if absent.
+	Partition *string `protobuf:"bytes,1,opt,name=partition,proto3,oneof" json:"partition,omitempty"`
+	// Only these machines; all if empty. One that does not exist is left out.
+	Uuids         []string `protobuf:"bytes,2,rep,name=uuids,proto3" json:"uuids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimelineServiceListAnyRequest) Reset() {
+	*x = TimelineServiceListAnyRequest{}
+	mi := &file_ingot_v1_timeline_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimelineServiceListAnyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimelineServiceListAnyRequest) ProtoMessage() {}
+
+func (x *TimelineServiceListAnyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_timeline_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimelineServiceListAnyRequest.ProtoReflect.Descriptor instead.
+func (*TimelineServiceListAnyRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *TimelineServiceListAnyRequest) GetPartition() string {
+	if x != nil && x.Partition != nil {
+		return *x.Partition
+	}
+	return ""
+}
+
+func (x *TimelineServiceListAnyRequest) GetUuids() []string {
+	if x != nil {
+		return x.Uuids
+	}
+	return nil
+}
+
+type TimelineServiceListAnyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Standings     []*Standing            `protobuf:"bytes,1,rep,name=standings,proto3" json:"standings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimelineServiceListAnyResponse) Reset() {
+	*x = TimelineServiceListAnyResponse{}
+	mi := &file_ingot_v1_timeline_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimelineServiceListAnyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimelineServiceListAnyResponse) ProtoMessage() {}
+
+func (x *TimelineServiceListAnyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_timeline_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimelineServiceListAnyResponse.ProtoReflect.Descriptor instead.
+func (*TimelineServiceListAnyResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TimelineServiceListAnyResponse) GetStandings() []*Standing {
+	if x != nil {
+		return x.Standings
+	}
+	return nil
+}
+
 var File_ingot_v1_timeline_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_timeline_proto_rawDesc = "" +
 	"\n" +
-	"\x17ingot/v1/timeline.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/common.proto\x1a\x1emetalstack/api/v2/common.proto\"\xe9\x01\n" +
+	"\x17ingot/v1/timeline.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/common.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\x99\x02\n" +
 	"\bTimeline\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12,\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x16.ingot.v1.MachinePhaseR\x05phase\x12;\n" +
 	"\vphase_since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"phaseSince\x121\n" +
 	"\aentries\x18\x04 \x03(\v2\x17.ingot.v1.TimelineEntryR\aentries\x12+\n" +
-	"\awaiting\x18\x05 \x01(\v2\x11.ingot.v1.WaitingR\awaiting\"\xff\x01\n" +
+	"\awaiting\x18\x05 \x01(\v2\x11.ingot.v1.WaitingR\awaiting\x12.\n" +
+	"\bprogress\x18\x06 \x01(\v2\x12.ingot.v1.ProgressR\bprogress\"\xe6\x01\n" +
+	"\bStanding\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12,\n" +
+	"\x05phase\x18\x02 \x01(\x0e2\x16.ingot.v1.MachinePhaseR\x05phase\x12;\n" +
+	"\vphase_since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"phaseSince\x12+\n" +
+	"\awaiting\x18\x04 \x01(\v2\x11.ingot.v1.WaitingR\awaiting\x12.\n" +
+	"\bprogress\x18\x05 \x01(\v2\x12.ingot.v1.ProgressR\bprogress\"\xcb\x01\n" +
+	"\bProgress\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1d\n" +
+	"\apercent\x18\x04 \x01(\rH\x00R\apercent\x88\x01\x01\x126\n" +
+	"\ttime_left\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\btimeLeftB\n" +
+	"\n" +
+	"\b_percent\"\xff\x01\n" +
 	"\rTimelineEntry\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x120\n" +
 	"\x06source\x18\x02 \x01(\x0e2\x18.ingot.v1.TimelineSourceR\x06source\x12\x12\n" +
@@ -547,17 +826,27 @@ const file_ingot_v1_timeline_proto_rawDesc = "" +
 	"\x1cTimelineServiceGetAnyRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\"O\n" +
 	"\x1dTimelineServiceGetAnyResponse\x12.\n" +
-	"\btimeline\x18\x01 \x01(\v2\x12.ingot.v1.TimelineR\btimeline*\xb2\x01\n" +
+	"\btimeline\x18\x01 \x01(\v2\x12.ingot.v1.TimelineR\btimeline\"\x85\x01\n" +
+	"\x1dTimelineServiceListAnyRequest\x12.\n" +
+	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01H\x00R\tpartition\x88\x01\x01\x12&\n" +
+	"\x05uuids\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n" +
+	"\x10\xe8\a\"\x05r\x03\xb0\x01\x01R\x05uuidsB\f\n" +
+	"\n" +
+	"_partition\"R\n" +
+	"\x1eTimelineServiceListAnyResponse\x120\n" +
+	"\tstandings\x18\x01 \x03(\v2\x12.ingot.v1.StandingR\tstandings*\xb2\x01\n" +
 	"\x0eTimelineSource\x12\x1f\n" +
 	"\x1bTIMELINE_SOURCE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13TIMELINE_SOURCE_API\x10\x01\x12\x17\n" +
 	"\x13TIMELINE_SOURCE_BMC\x10\x02\x12\x18\n" +
 	"\x14TIMELINE_SOURCE_BOOT\x10\x03\x12\x19\n" +
 	"\x15TIMELINE_SOURCE_AGENT\x10\x04\x12\x18\n" +
-	"\x14TIMELINE_SOURCE_LEAF\x10\x052\xd7\x01\n" +
+	"\x14TIMELINE_SOURCE_LEAF\x10\x052\xc1\x02\n" +
 	"\x0fTimelineService\x12]\n" +
 	"\x03Get\x12#.ingot.v1.TimelineServiceGetRequest\x1a$.ingot.v1.TimelineServiceGetResponse\"\v\xca\xf3\x18\x03\x01\x02\x03\xe0\xf3\x18\x02\x12e\n" +
 	"\x06GetAny\x12&.ingot.v1.TimelineServiceGetAnyRequest\x1a'.ingot.v1.TimelineServiceGetAnyResponse\"\n" +
+	"\xd2\xf3\x18\x02\x01\x02\xe0\xf3\x18\x02\x12h\n" +
+	"\aListAny\x12'.ingot.v1.TimelineServiceListAnyRequest\x1a(.ingot.v1.TimelineServiceListAnyResponse\"\n" +
 	"\xd2\xf3\x18\x02\x01\x02\xe0\xf3\x18\x02B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
@@ -573,41 +862,55 @@ func file_ingot_v1_timeline_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_timeline_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_timeline_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_ingot_v1_timeline_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_ingot_v1_timeline_proto_goTypes = []any{
-	(TimelineSource)(0),                   // 0: ingot.v1.TimelineSource
-	(*Timeline)(nil),                      // 1: ingot.v1.Timeline
-	(*TimelineEntry)(nil),                 // 2: ingot.v1.TimelineEntry
-	(*Waiting)(nil),                       // 3: ingot.v1.Waiting
-	(*TimelineServiceGetRequest)(nil),     // 4: ingot.v1.TimelineServiceGetRequest
-	(*TimelineServiceGetResponse)(nil),    // 5: ingot.v1.TimelineServiceGetResponse
-	(*TimelineServiceGetAnyRequest)(nil),  // 6: ingot.v1.TimelineServiceGetAnyRequest
-	(*TimelineServiceGetAnyResponse)(nil), // 7: ingot.v1.TimelineServiceGetAnyResponse
-	(MachinePhase)(0),                     // 8: ingot.v1.MachinePhase
-	(*timestamppb.Timestamp)(nil),         // 9: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),           // 10: google.protobuf.Duration
+	(TimelineSource)(0),                    // 0: ingot.v1.TimelineSource
+	(*Timeline)(nil),                       // 1: ingot.v1.Timeline
+	(*Standing)(nil),                       // 2: ingot.v1.Standing
+	(*Progress)(nil),                       // 3: ingot.v1.Progress
+	(*TimelineEntry)(nil),                  // 4: ingot.v1.TimelineEntry
+	(*Waiting)(nil),                        // 5: ingot.v1.Waiting
+	(*TimelineServiceGetRequest)(nil),      // 6: ingot.v1.TimelineServiceGetRequest
+	(*TimelineServiceGetResponse)(nil),     // 7: ingot.v1.TimelineServiceGetResponse
+	(*TimelineServiceGetAnyRequest)(nil),   // 8: ingot.v1.TimelineServiceGetAnyRequest
+	(*TimelineServiceGetAnyResponse)(nil),  // 9: ingot.v1.TimelineServiceGetAnyResponse
+	(*TimelineServiceListAnyRequest)(nil),  // 10: ingot.v1.TimelineServiceListAnyRequest
+	(*TimelineServiceListAnyResponse)(nil), // 11: ingot.v1.TimelineServiceListAnyResponse
+	(MachinePhase)(0),                      // 12: ingot.v1.MachinePhase
+	(*timestamppb.Timestamp)(nil),          // 13: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),            // 14: google.protobuf.Duration
 }
 var file_ingot_v1_timeline_proto_depIdxs = []int32{
-	8,  // 0: ingot.v1.Timeline.phase:type_name -> ingot.v1.MachinePhase
-	9,  // 1: ingot.v1.Timeline.phase_since:type_name -> google.protobuf.Timestamp
-	2,  // 2: ingot.v1.Timeline.entries:type_name -> ingot.v1.TimelineEntry
-	3,  // 3: ingot.v1.Timeline.waiting:type_name -> ingot.v1.Waiting
-	9,  // 4: ingot.v1.TimelineEntry.time:type_name -> google.protobuf.Timestamp
-	0,  // 5: ingot.v1.TimelineEntry.source:type_name -> ingot.v1.TimelineSource
-	10, // 6: ingot.v1.TimelineEntry.took:type_name -> google.protobuf.Duration
-	9,  // 7: ingot.v1.Waiting.since:type_name -> google.protobuf.Timestamp
-	9,  // 8: ingot.v1.Waiting.overdue_at:type_name -> google.protobuf.Timestamp
-	1,  // 9: ingot.v1.TimelineServiceGetResponse.timeline:type_name -> ingot.v1.Timeline
-	1,  // 10: ingot.v1.TimelineServiceGetAnyResponse.timeline:type_name -> ingot.v1.Timeline
-	4,  // 11: ingot.v1.TimelineService.Get:input_type -> ingot.v1.TimelineServiceGetRequest
-	6,  // 12: ingot.v1.TimelineService.GetAny:input_type -> ingot.v1.TimelineServiceGetAnyRequest
-	5,  // 13: ingot.v1.TimelineService.Get:output_type -> ingot.v1.TimelineServiceGetResponse
-	7,  // 14: ingot.v1.TimelineService.GetAny:output_type -> ingot.v1.TimelineServiceGetAnyResponse
-	13, // [13:15] is the sub-list for method output_type
-	11, // [11:13] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	12, // 0: ingot.v1.Timeline.phase:type_name -> ingot.v1.MachinePhase
+	13, // 1: ingot.v1.Timeline.phase_since:type_name -> google.protobuf.Timestamp
+	4,  // 2: ingot.v1.Timeline.entries:type_name -> ingot.v1.TimelineEntry
+	5,  // 3: ingot.v1.Timeline.waiting:type_name -> ingot.v1.Waiting
+	3,  // 4: ingot.v1.Timeline.progress:type_name -> ingot.v1.Progress
+	12, // 5: ingot.v1.Standing.phase:type_name -> ingot.v1.MachinePhase
+	13, // 6: ingot.v1.Standing.phase_since:type_name -> google.protobuf.Timestamp
+	5,  // 7: ingot.v1.Standing.waiting:type_name -> ingot.v1.Waiting
+	3,  // 8: ingot.v1.Standing.progress:type_name -> ingot.v1.Progress
+	13, // 9: ingot.v1.Progress.time:type_name -> google.protobuf.Timestamp
+	14, // 10: ingot.v1.Progress.time_left:type_name -> google.protobuf.Duration
+	13, // 11: ingot.v1.TimelineEntry.time:type_name -> google.protobuf.Timestamp
+	0,  // 12: ingot.v1.TimelineEntry.source:type_name -> ingot.v1.TimelineSource
+	14, // 13: ingot.v1.TimelineEntry.took:type_name -> google.protobuf.Duration
+	13, // 14: ingot.v1.Waiting.since:type_name -> google.protobuf.Timestamp
+	13, // 15: ingot.v1.Waiting.overdue_at:type_name -> google.protobuf.Timestamp
+	1,  // 16: ingot.v1.TimelineServiceGetResponse.timeline:type_name -> ingot.v1.Timeline
+	1,  // 17: ingot.v1.TimelineServiceGetAnyResponse.timeline:type_name -> ingot.v1.Timeline
+	2,  // 18: ingot.v1.TimelineServiceListAnyResponse.standings:type_name -> ingot.v1.Standing
+	6,  // 19: ingot.v1.TimelineService.Get:input_type -> ingot.v1.TimelineServiceGetRequest
+	8,  // 20: ingot.v1.TimelineService.GetAny:input_type -> ingot.v1.TimelineServiceGetAnyRequest
+	10, // 21: ingot.v1.TimelineService.ListAny:input_type -> ingot.v1.TimelineServiceListAnyRequest
+	7,  // 22: ingot.v1.TimelineService.Get:output_type -> ingot.v1.TimelineServiceGetResponse
+	9,  // 23: ingot.v1.TimelineService.GetAny:output_type -> ingot.v1.TimelineServiceGetAnyResponse
+	11, // 24: ingot.v1.TimelineService.ListAny:output_type -> ingot.v1.TimelineServiceListAnyResponse
+	22, // [22:25] is the sub-list for method output_type
+	19, // [19:22] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_timeline_proto_init() }
@@ -616,13 +919,15 @@ func file_ingot_v1_timeline_proto_init() {
 		return
 	}
 	file_ingot_v1_common_proto_init()
+	file_ingot_v1_timeline_proto_msgTypes[2].OneofWrappers = []any{}
+	file_ingot_v1_timeline_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_timeline_proto_rawDesc), len(file_ingot_v1_timeline_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

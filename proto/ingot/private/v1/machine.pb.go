@@ -937,67 +937,6 @@ func (x *Boot) GetBegan() *timestamppb.Timestamp {
 	return nil
 }
 
-// Site is what a partition's management server said it serves.
-type Site struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	Medium        *v1.Medium             `protobuf:"bytes,2,opt,name=medium,proto3" json:"medium,omitempty"`
-	Seen          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Site) Reset() {
-	*x = Site{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Site) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Site) ProtoMessage() {}
-
-func (x *Site) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Site.ProtoReflect.Descriptor instead.
-func (*Site) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *Site) GetPartition() string {
-	if x != nil {
-		return x.Partition
-	}
-	return ""
-}
-
-func (x *Site) GetMedium() *v1.Medium {
-	if x != nil {
-		return x.Medium
-	}
-	return nil
-}
-
-func (x *Site) GetSeen() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Seen
-	}
-	return nil
-}
-
 // CachedImage is an image in the cache of a partition.
 type CachedImage struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1011,7 +950,7 @@ type CachedImage struct {
 
 func (x *CachedImage) Reset() {
 	*x = CachedImage{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[11]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +962,7 @@ func (x *CachedImage) String() string {
 func (*CachedImage) ProtoMessage() {}
 
 func (x *CachedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[11]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +975,7 @@ func (x *CachedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CachedImage.ProtoReflect.Descriptor instead.
 func (*CachedImage) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{11}
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CachedImage) GetPartition() string {
@@ -1072,7 +1011,7 @@ type Sightings struct {
 
 func (x *Sightings) Reset() {
 	*x = Sightings{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[12]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1023,7 @@ func (x *Sightings) String() string {
 func (*Sightings) ProtoMessage() {}
 
 func (x *Sightings) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[12]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1036,7 @@ func (x *Sightings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sightings.ProtoReflect.Descriptor instead.
 func (*Sightings) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{12}
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Sightings) GetKey() string {
@@ -1209,11 +1148,7 @@ const file_ingot_private_v1_machine_proto_rawDesc = "" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x16\n" +
 	"\x06switch\x18\x03 \x01(\tR\x06switch\x12\x12\n" +
 	"\x04port\x18\x04 \x01(\tR\x04port\x120\n" +
-	"\x05began\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05began\"~\n" +
-	"\x04Site\x12\x1c\n" +
-	"\tpartition\x18\x01 \x01(\tR\tpartition\x12(\n" +
-	"\x06medium\x18\x02 \x01(\v2\x10.ingot.v1.MediumR\x06medium\x12.\n" +
-	"\x04seen\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"U\n" +
+	"\x05began\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05began\"U\n" +
 	"\vCachedImage\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\tR\tpartition\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x12\n" +
@@ -1237,7 +1172,7 @@ func file_ingot_private_v1_machine_proto_rawDescGZIP() []byte {
 	return file_ingot_private_v1_machine_proto_rawDescData
 }
 
-var file_ingot_private_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_ingot_private_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_ingot_private_v1_machine_proto_goTypes = []any{
 	(*Machine)(nil),                      // 0: ingot.private.v1.Machine
 	(*Hardware)(nil),                     // 1: ingot.private.v1.Hardware
@@ -1249,62 +1184,58 @@ var file_ingot_private_v1_machine_proto_goTypes = []any{
 	(*BMCStatus)(nil),                    // 7: ingot.private.v1.BMCStatus
 	(*Operation)(nil),                    // 8: ingot.private.v1.Operation
 	(*Boot)(nil),                         // 9: ingot.private.v1.Boot
-	(*Site)(nil),                         // 10: ingot.private.v1.Site
-	(*CachedImage)(nil),                  // 11: ingot.private.v1.CachedImage
-	(*Sightings)(nil),                    // 12: ingot.private.v1.Sightings
-	nil,                                  // 13: ingot.private.v1.Sightings.SeenEntry
-	(*v2.Meta)(nil),                      // 14: metalstack.api.v2.Meta
-	(v1.MachinePhase)(0),                 // 15: ingot.v1.MachinePhase
-	(*timestamppb.Timestamp)(nil),        // 16: google.protobuf.Timestamp
-	(*v2.MachineCondition)(nil),          // 17: metalstack.api.v2.MachineCondition
-	(*v2.MachineProvisioningEvent)(nil),  // 18: metalstack.api.v2.MachineProvisioningEvent
-	(v2.MachineLiveliness)(0),            // 19: metalstack.api.v2.MachineLiveliness
-	(*v1.Inventory)(nil),                 // 20: ingot.v1.Inventory
-	(v2.MachineProvisioningEventType)(0), // 21: metalstack.api.v2.MachineProvisioningEventType
-	(*v2.MachineAllocation)(nil),         // 22: metalstack.api.v2.MachineAllocation
-	(*v2.MachineBMCReport)(nil),          // 23: metalstack.api.v2.MachineBMCReport
-	(*v1.BMCStatus)(nil),                 // 24: ingot.v1.BMCStatus
-	(*v1.Operation)(nil),                 // 25: ingot.v1.Operation
-	(v2.MachineBMCCommand)(0),            // 26: metalstack.api.v2.MachineBMCCommand
-	(*v1.Medium)(nil),                    // 27: ingot.v1.Medium
+	(*CachedImage)(nil),                  // 10: ingot.private.v1.CachedImage
+	(*Sightings)(nil),                    // 11: ingot.private.v1.Sightings
+	nil,                                  // 12: ingot.private.v1.Sightings.SeenEntry
+	(*v2.Meta)(nil),                      // 13: metalstack.api.v2.Meta
+	(v1.MachinePhase)(0),                 // 14: ingot.v1.MachinePhase
+	(*timestamppb.Timestamp)(nil),        // 15: google.protobuf.Timestamp
+	(*v2.MachineCondition)(nil),          // 16: metalstack.api.v2.MachineCondition
+	(*v2.MachineProvisioningEvent)(nil),  // 17: metalstack.api.v2.MachineProvisioningEvent
+	(v2.MachineLiveliness)(0),            // 18: metalstack.api.v2.MachineLiveliness
+	(*v1.Inventory)(nil),                 // 19: ingot.v1.Inventory
+	(v2.MachineProvisioningEventType)(0), // 20: metalstack.api.v2.MachineProvisioningEventType
+	(*v2.MachineAllocation)(nil),         // 21: metalstack.api.v2.MachineAllocation
+	(*v2.MachineBMCReport)(nil),          // 22: metalstack.api.v2.MachineBMCReport
+	(*v1.BMCStatus)(nil),                 // 23: ingot.v1.BMCStatus
+	(*v1.Operation)(nil),                 // 24: ingot.v1.Operation
+	(v2.MachineBMCCommand)(0),            // 25: metalstack.api.v2.MachineBMCCommand
 }
 var file_ingot_private_v1_machine_proto_depIdxs = []int32{
-	14, // 0: ingot.private.v1.Machine.meta:type_name -> metalstack.api.v2.Meta
-	15, // 1: ingot.private.v1.Machine.phase:type_name -> ingot.v1.MachinePhase
-	16, // 2: ingot.private.v1.Machine.phase_since:type_name -> google.protobuf.Timestamp
-	17, // 3: ingot.private.v1.Machine.condition:type_name -> metalstack.api.v2.MachineCondition
-	16, // 4: ingot.private.v1.Machine.failed_boots:type_name -> google.protobuf.Timestamp
-	18, // 5: ingot.private.v1.Machine.last_error:type_name -> metalstack.api.v2.MachineProvisioningEvent
-	19, // 6: ingot.private.v1.Machine.liveliness:type_name -> metalstack.api.v2.MachineLiveliness
-	16, // 7: ingot.private.v1.Machine.last_event:type_name -> google.protobuf.Timestamp
-	20, // 8: ingot.private.v1.Hardware.inventory:type_name -> ingot.v1.Inventory
-	16, // 9: ingot.private.v1.Hardware.updated:type_name -> google.protobuf.Timestamp
+	13, // 0: ingot.private.v1.Machine.meta:type_name -> metalstack.api.v2.Meta
+	14, // 1: ingot.private.v1.Machine.phase:type_name -> ingot.v1.MachinePhase
+	15, // 2: ingot.private.v1.Machine.phase_since:type_name -> google.protobuf.Timestamp
+	16, // 3: ingot.private.v1.Machine.condition:type_name -> metalstack.api.v2.MachineCondition
+	15, // 4: ingot.private.v1.Machine.failed_boots:type_name -> google.protobuf.Timestamp
+	17, // 5: ingot.private.v1.Machine.last_error:type_name -> metalstack.api.v2.MachineProvisioningEvent
+	18, // 6: ingot.private.v1.Machine.liveliness:type_name -> metalstack.api.v2.MachineLiveliness
+	15, // 7: ingot.private.v1.Machine.last_event:type_name -> google.protobuf.Timestamp
+	19, // 8: ingot.private.v1.Hardware.inventory:type_name -> ingot.v1.Inventory
+	15, // 9: ingot.private.v1.Hardware.updated:type_name -> google.protobuf.Timestamp
 	3,  // 10: ingot.private.v1.Events.events:type_name -> ingot.private.v1.Event
 	3,  // 11: ingot.private.v1.Events.steps:type_name -> ingot.private.v1.Event
-	16, // 12: ingot.private.v1.Event.time:type_name -> google.protobuf.Timestamp
-	21, // 13: ingot.private.v1.Event.type:type_name -> metalstack.api.v2.MachineProvisioningEventType
-	22, // 14: ingot.private.v1.Allocation.allocation:type_name -> metalstack.api.v2.MachineAllocation
-	16, // 15: ingot.private.v1.Allocation.installed:type_name -> google.protobuf.Timestamp
+	15, // 12: ingot.private.v1.Event.time:type_name -> google.protobuf.Timestamp
+	20, // 13: ingot.private.v1.Event.type:type_name -> metalstack.api.v2.MachineProvisioningEventType
+	21, // 14: ingot.private.v1.Allocation.allocation:type_name -> metalstack.api.v2.MachineAllocation
+	15, // 15: ingot.private.v1.Allocation.installed:type_name -> google.protobuf.Timestamp
 	4,  // 16: ingot.private.v1.Reclaim.allocation:type_name -> ingot.private.v1.Allocation
-	16, // 17: ingot.private.v1.Reclaim.created:type_name -> google.protobuf.Timestamp
-	16, // 18: ingot.private.v1.Reclaim.power_off_seen:type_name -> google.protobuf.Timestamp
-	16, // 19: ingot.private.v1.Reclaim.ports_moved:type_name -> google.protobuf.Timestamp
-	16, // 20: ingot.private.v1.Reclaim.released:type_name -> google.protobuf.Timestamp
-	23, // 21: ingot.private.v1.MachineBMC.report:type_name -> metalstack.api.v2.MachineBMCReport
-	24, // 22: ingot.private.v1.BMCStatus.status:type_name -> ingot.v1.BMCStatus
-	25, // 23: ingot.private.v1.Operation.operation:type_name -> ingot.v1.Operation
-	26, // 24: ingot.private.v1.Operation.command:type_name -> metalstack.api.v2.MachineBMCCommand
-	16, // 25: ingot.private.v1.Operation.taken:type_name -> google.protobuf.Timestamp
-	16, // 26: ingot.private.v1.Boot.began:type_name -> google.protobuf.Timestamp
-	27, // 27: ingot.private.v1.Site.medium:type_name -> ingot.v1.Medium
-	16, // 28: ingot.private.v1.Site.seen:type_name -> google.protobuf.Timestamp
-	13, // 29: ingot.private.v1.Sightings.seen:type_name -> ingot.private.v1.Sightings.SeenEntry
-	16, // 30: ingot.private.v1.Sightings.SeenEntry.value:type_name -> google.protobuf.Timestamp
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	15, // 17: ingot.private.v1.Reclaim.created:type_name -> google.protobuf.Timestamp
+	15, // 18: ingot.private.v1.Reclaim.power_off_seen:type_name -> google.protobuf.Timestamp
+	15, // 19: ingot.private.v1.Reclaim.ports_moved:type_name -> google.protobuf.Timestamp
+	15, // 20: ingot.private.v1.Reclaim.released:type_name -> google.protobuf.Timestamp
+	22, // 21: ingot.private.v1.MachineBMC.report:type_name -> metalstack.api.v2.MachineBMCReport
+	23, // 22: ingot.private.v1.BMCStatus.status:type_name -> ingot.v1.BMCStatus
+	24, // 23: ingot.private.v1.Operation.operation:type_name -> ingot.v1.Operation
+	25, // 24: ingot.private.v1.Operation.command:type_name -> metalstack.api.v2.MachineBMCCommand
+	15, // 25: ingot.private.v1.Operation.taken:type_name -> google.protobuf.Timestamp
+	15, // 26: ingot.private.v1.Boot.began:type_name -> google.protobuf.Timestamp
+	12, // 27: ingot.private.v1.Sightings.seen:type_name -> ingot.private.v1.Sightings.SeenEntry
+	15, // 28: ingot.private.v1.Sightings.SeenEntry.value:type_name -> google.protobuf.Timestamp
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_ingot_private_v1_machine_proto_init() }
@@ -1318,7 +1249,7 @@ func file_ingot_private_v1_machine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_private_v1_machine_proto_rawDesc), len(file_ingot_private_v1_machine_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

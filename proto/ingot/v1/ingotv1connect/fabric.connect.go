@@ -37,6 +37,8 @@ const (
 	FabricServiceGetProcedure = "/ingot.v1.FabricService/Get"
 	// FabricServicePutProcedure is the fully-qualified name of the FabricService's Put RPC.
 	FabricServicePutProcedure = "/ingot.v1.FabricService/Put"
+	// FabricServiceSitesProcedure is the fully-qualified name of the FabricService's Sites RPC.
+	FabricServiceSitesProcedure = "/ingot.v1.FabricService/Sites"
 )
 
 // FabricServiceClient is a client for the ingot.v1.FabricService service.
@@ -45,6 +47,8 @@ type FabricServiceClient interface {
 	// Put creates the plan of a partition or replaces it. Ranges can change
 	// only while nothing was taken from them.
 	Put(context.Context, *connect.Request[v1.FabricServicePutRequest]) (*connect.Response[v1.FabricServicePutResponse], error)
+	// Sites lists the partitions' management servers that were heard of.
+	Sites(context.Context, *connect.Request[v1.FabricServiceSitesRequest]) (*connect.Response[v1.FabricServiceSitesResponse], error)
 }
 
 // NewFabricServiceClient constructs a client for the ingot.v1.FabricService service. By default, it
@@ -70,13 +74,20 @@ func NewFabricServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(fabricServiceMethods.ByName("Put")),
 			connect.WithClientOptions(opts...),
 		),
+		sites: connect.NewClient[v1.FabricServiceSitesRequest, v1.FabricServiceSitesResponse](
+			httpClient,
+			baseURL+FabricServiceSitesProcedure,
+			connect.WithSchema(fabricServiceMethods.ByName("Sites")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // fabricServiceClient implements FabricServiceClient.
 type fabricServiceClient struct {
-	get *connect.Client[v1.FabricServiceGetRequest, v1.FabricServiceGetResponse]
-	put *connect.Client[v1.FabricServicePutRequest, v1.FabricServicePutResponse]
+	get   *connect.Client[v1.FabricServiceGetRequest, v1.FabricServiceGetResponse]
+	put   *connect.Client[v1.FabricServicePutRequest, v1.FabricServicePutResponse]
+	sites *connect.Client[v1.FabricServiceSitesRequest, v1.FabricServiceSitesResponse]
 }
 
 // Get calls ingot.v1.FabricService.Get.
@@ -89,12 +100,19 @@ func (c *fabricServiceClient) Put(ctx context.Context, req *connect.Request[v1.F
 	return c.put.CallUnary(ctx, req)
 }
 
+// Sites calls ingot.v1.FabricService.Sites.
+func (c *fabricServiceClient) Sites(ctx context.Context, req *connect.Request[v1.FabricServiceSitesRequest]) (*connect.Response[v1.FabricServiceSitesResponse], error) {
+	return c.sites.CallUnary(ctx, req)
+}
+
 // FabricServiceHandler is an implementation of the ingot.v1.FabricService service.
 type FabricServiceHandler interface {
 	Get(context.Context, *connect.Request[v1.FabricServiceGetRequest]) (*connect.Response[v1.FabricServiceGetResponse], error)
 	// Put creates the plan of a partition or replaces it. Ranges can change
 	// only while nothing was taken from them.
 	Put(context.Context, *connect.Request[v1.FabricServicePutRequest]) (*connect.Response[v1.FabricServicePutResponse], error)
+	// Sites lists the partitions' management servers that were heard of.
+	Sites(context.Context, *connect.Request[v1.FabricServiceSitesRequest]) (*connect.Response[v1.FabricServiceSitesResponse], error)
 }
 
 // NewFabricServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -116,12 +134,20 @@ func NewFabricServiceHandler(svc FabricServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(fabricServiceMethods.ByName("Put")),
 		connect.WithHandlerOptions(opts...),
 	)
+	fabricServiceSitesHandler := connect.NewUnaryHandler(
+		FabricServiceSitesProcedure,
+		svc.Sites,
+		connect.WithSchema(fabricServiceMethods.ByName("Sites")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ingot.v1.FabricService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case FabricServiceGetProcedure:
 			fabricServiceGetHandler.ServeHTTP(w, r)
 		case FabricServicePutProcedure:
 			fabricServicePutHandler.ServeHTTP(w, r)
+		case FabricServiceSitesProcedure:
+			fabricServiceSitesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -137,4 +163,8 @@ func (UnimplementedFabricServiceHandler) Get(context.Context, *connect.Request[v
 
 func (UnimplementedFabricServiceHandler) Put(context.Context, *connect.Request[v1.FabricServicePutRequest]) (*connect.Response[v1.FabricServicePutResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.FabricService.Put is not implemented"))
+}
+
+func (UnimplementedFabricServiceHandler) Sites(context.Context, *connect.Request[v1.FabricServiceSitesRequest]) (*connect.Response[v1.FabricServiceSitesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.FabricService.Sites is not implemented"))
 }

@@ -37,6 +37,8 @@ const (
 	TimelineServiceGetProcedure = "/ingot.v1.TimelineService/Get"
 	// TimelineServiceGetAnyProcedure is the fully-qualified name of the TimelineService's GetAny RPC.
 	TimelineServiceGetAnyProcedure = "/ingot.v1.TimelineService/GetAny"
+	// TimelineServiceListAnyProcedure is the fully-qualified name of the TimelineService's ListAny RPC.
+	TimelineServiceListAnyProcedure = "/ingot.v1.TimelineService/ListAny"
 )
 
 // TimelineServiceClient is a client for the ingot.v1.TimelineService service.
@@ -45,6 +47,9 @@ type TimelineServiceClient interface {
 	Get(context.Context, *connect.Request[v1.TimelineServiceGetRequest]) (*connect.Response[v1.TimelineServiceGetResponse], error)
 	// GetAny is for operators.
 	GetAny(context.Context, *connect.Request[v1.TimelineServiceGetAnyRequest]) (*connect.Response[v1.TimelineServiceGetAnyResponse], error)
+	// ListAny says where machines stand, without their past: what an operator
+	// looks at all day.
+	ListAny(context.Context, *connect.Request[v1.TimelineServiceListAnyRequest]) (*connect.Response[v1.TimelineServiceListAnyResponse], error)
 }
 
 // NewTimelineServiceClient constructs a client for the ingot.v1.TimelineService service. By
@@ -70,13 +75,20 @@ func NewTimelineServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(timelineServiceMethods.ByName("GetAny")),
 			connect.WithClientOptions(opts...),
 		),
+		listAny: connect.NewClient[v1.TimelineServiceListAnyRequest, v1.TimelineServiceListAnyResponse](
+			httpClient,
+			baseURL+TimelineServiceListAnyProcedure,
+			connect.WithSchema(timelineServiceMethods.ByName("ListAny")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // timelineServiceClient implements TimelineServiceClient.
 type timelineServiceClient struct {
-	get    *connect.Client[v1.TimelineServiceGetRequest, v1.TimelineServiceGetResponse]
-	getAny *connect.Client[v1.TimelineServiceGetAnyRequest, v1.TimelineServiceGetAnyResponse]
+	get     *connect.Client[v1.TimelineServiceGetRequest, v1.TimelineServiceGetResponse]
+	getAny  *connect.Client[v1.TimelineServiceGetAnyRequest, v1.TimelineServiceGetAnyResponse]
+	listAny *connect.Client[v1.TimelineServiceListAnyRequest, v1.TimelineServiceListAnyResponse]
 }
 
 // Get calls ingot.v1.TimelineService.Get.
@@ -89,12 +101,20 @@ func (c *timelineServiceClient) GetAny(ctx context.Context, req *connect.Request
 	return c.getAny.CallUnary(ctx, req)
 }
 
+// ListAny calls ingot.v1.TimelineService.ListAny.
+func (c *timelineServiceClient) ListAny(ctx context.Context, req *connect.Request[v1.TimelineServiceListAnyRequest]) (*connect.Response[v1.TimelineServiceListAnyResponse], error) {
+	return c.listAny.CallUnary(ctx, req)
+}
+
 // TimelineServiceHandler is an implementation of the ingot.v1.TimelineService service.
 type TimelineServiceHandler interface {
 	// Get is for members of the project that has the machine.
 	Get(context.Context, *connect.Request[v1.TimelineServiceGetRequest]) (*connect.Response[v1.TimelineServiceGetResponse], error)
 	// GetAny is for operators.
 	GetAny(context.Context, *connect.Request[v1.TimelineServiceGetAnyRequest]) (*connect.Response[v1.TimelineServiceGetAnyResponse], error)
+	// ListAny says where machines stand, without their past: what an operator
+	// looks at all day.
+	ListAny(context.Context, *connect.Request[v1.TimelineServiceListAnyRequest]) (*connect.Response[v1.TimelineServiceListAnyResponse], error)
 }
 
 // NewTimelineServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -116,12 +136,20 @@ func NewTimelineServiceHandler(svc TimelineServiceHandler, opts ...connect.Handl
 		connect.WithSchema(timelineServiceMethods.ByName("GetAny")),
 		connect.WithHandlerOptions(opts...),
 	)
+	timelineServiceListAnyHandler := connect.NewUnaryHandler(
+		TimelineServiceListAnyProcedure,
+		svc.ListAny,
+		connect.WithSchema(timelineServiceMethods.ByName("ListAny")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ingot.v1.TimelineService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case TimelineServiceGetProcedure:
 			timelineServiceGetHandler.ServeHTTP(w, r)
 		case TimelineServiceGetAnyProcedure:
 			timelineServiceGetAnyHandler.ServeHTTP(w, r)
+		case TimelineServiceListAnyProcedure:
+			timelineServiceListAnyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -137,4 +165,8 @@ func (UnimplementedTimelineServiceHandler) Get(context.Context, *connect.Request
 
 func (UnimplementedTimelineServiceHandler) GetAny(context.Context, *connect.Request[v1.TimelineServiceGetAnyRequest]) (*connect.Response[v1.TimelineServiceGetAnyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.TimelineService.GetAny is not implemented"))
+}
+
+func (UnimplementedTimelineServiceHandler) ListAny(context.Context, *connect.Request[v1.TimelineServiceListAnyRequest]) (*connect.Response[v1.TimelineServiceListAnyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.TimelineService.ListAny is not implemented"))
 }
