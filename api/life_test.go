@@ -265,7 +265,7 @@ func TestTokenRefused(t *testing.T) {
 
 	check(t, m1.identify("sw1", m1.proof("sw1")))
 	refused("twice", m1.proof("sw1"), "sw1", "machine "+m1.uuid+": rule boot window: it was used at "+
-		d.clock.Now().UTC().Format(time.RFC3339)+"; cycle the power with 'ingot machine bmc boot-medium'")
+		d.clock.Now().UTC().Format(time.RFC3339)+"; cycle the power with 'ingot machine boot-medium'")
 
 	// What the token is good for: this machine, this boot.
 	register := func(s *server, boot string) error {
@@ -295,7 +295,7 @@ func TestTokenRefused(t *testing.T) {
 	})
 	check(t, m3.begin("sw1"))
 	wantCode(t, m3.identify("sw1", m3.proof("sw1")), connect.CodePermissionDenied,
-		"machine "+m3.uuid+": rule boot window: no power off was seen; cycle the power with 'ingot machine bmc boot-medium'")
+		"machine "+m3.uuid+": rule boot window: no power off was seen; cycle the power with 'ingot machine boot-medium'")
 	if n := s.count(bootMedium); n != 3 {
 		t.Errorf("%d power cycles, want one for each machine", n)
 	}
@@ -327,4 +327,67 @@ func TestRefresh(t *testing.T) {
 	m1.report(ingotv1.AgentStep_AGENT_STEP_INVENTORY, ingotv1.StepState_STEP_STATE_DONE, "the new token counts")
 	d.clock.Advance(2 * time.Hour)
 	wantCode(t, refresh("ingot refresh "+tokenID(t, m1.token)), connect.CodeUnauthenticated, "token has expired")
+}
+
+// TestOperator lets a person help where no BMC answers.
+func TestOperator(t *testing.T) {
+	d := newDatacenter(t)
+	d.loops()
+	m1 := d.server("Ethernet1", d.leaf("sw1"), d.leaf("sw2"))
+	s := d.newSite(map[string]string{"b1": m1.uuid})
+	m1.reaches("POWERING_ON")
+	told := m1.clean("sw1")
+	m1.reaches("WAITING")
+	operator := dial(d.world, ingotv1connect.NewMachineServiceClient, d.admin)
+	confirm := func() error {
+		_, err := operator.ConfirmOff(t.Context(), connect.NewRequest(&ingotv1.MachineServiceConfirmOffRequest{Uuid: m1.uuid, Reason: "both plugs are out"}))
+		return err
+	}
+	medium := func() error {
+		_, err := operator.BootMedium(t.Context(), connect.NewRequest(&ingotv1.MachineServiceBootMediumRequest{Uuid: m1.uuid}))
+		return err
+	}
+
+	check(t, medium())
+	d.until("the medium is booted again", func() bool { return s.count(bootMedium) == 2 })
+	m1.reaches("POWERING_ON")
+	<-told // the old boot is over
+	told = m1.clean("sw1")
+	m1.reaches("WAITING")
+	wantCode(t, confirm(), connect.CodeFailedPrecondition,
+		"machine "+m1.uuid+": has no deleted allocation that waits for power off; 'ingot machine timeline' shows what it waits for")
+
+	_, err := d.own.Create(t.Context(), d.want())
+	check(t, err)
+	in := (<-told).GetInstallation()
+	m1.report(ingotv1.AgentStep_AGENT_STEP_PARTITION, ingotv1.StepState_STEP_STATE_BEGUN, "")
+	_, err = m1.agent.Installed(t.Context(), connect.NewRequest(&ingotv1.AgentServiceInstalledRequest{Uuid: m1.uuid, BootId: m1.bootID, Allocation: in.GetAllocation().GetUuid(), ConsolePassword: "secret"}))
+	check(t, err)
+	wantCode(t, medium(), connect.CodeFailedPrecondition,
+		"machine "+m1.uuid+": is allocated and installed, it boots from its disk; its project can give it back with 'ingot machine delete'")
+
+	s.mu.Lock()
+	s.blind = true // from now on nobody sees the power go off
+	s.mu.Unlock()
+	_, err = d.own.Delete(t.Context(), &apiv2.MachineServiceDeleteRequest{Uuid: m1.uuid, Project: d.p1})
+	check(t, err)
+	d.until("power off was tried", func() bool { return s.count(powerOff) == 1 })
+	wantCode(t, medium(), connect.CodeFailedPrecondition, "")
+	wantCode(t, confirm(), connect.CodeFailedPrecondition,
+		"machine "+m1.uuid+`: its BMC reports power "On"; turn it off with 'ingot machine bmc-command --command off', or cut the BMC off, too`)
+	_, err = s.client.Report(t.Context(), connect.NewRequest(&ingotv1.SiteServiceReportRequest{Partition: partition1, Reports: []*ingotv1.BMCReport{{
+		Id: "b1", Status: &ingotv1.BMCStatus{LastError: "bmc b1: does not answer"},
+	}}}))
+	check(t, err)
+	check(t, confirm())
+	m1.moves(ingotv1.PortClass_PORT_CLASS_BOOT, "")
+	d.until("the addresses are free", func() bool { return records.IPs.Count(d.db.Snapshot(), "machine", m1.uuid) == 0 })
+	_, tl := m1.phase()
+	said := false
+	for _, e := range tl.GetEntries() {
+		said = said || e.GetMessage() == "ingot confirmed that it is off: both plugs are out"
+	}
+	if !said {
+		t.Errorf("the timeline does not tell who confirmed what: %v", tl.GetEntries())
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"connectrpc.com/connect"
 	adminv2 "github.com/metal-stack/api/go/metalstack/admin/v2"
 	"github.com/metal-stack/api/go/metalstack/admin/v2/adminv2connect"
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
@@ -14,6 +15,8 @@ import (
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/machine"
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/store"
 )
@@ -24,7 +27,11 @@ type machines struct{ *Server }
 // adminMachines serves all machines.
 type adminMachines struct{ *Server }
 
+// operatorMachines serves what the v2 API has no call for.
+type operatorMachines struct{ *Server }
+
 var (
+	_ ingotv1connect.MachineServiceHandler = operatorMachines{}
 	_ apiv2connect.MachineServiceHandler   = machines{}
 	_ adminv2connect.MachineServiceHandler = adminMachines{}
 )
@@ -279,4 +286,39 @@ func (s adminMachines) Issues(ctx context.Context, req *adminv2.MachineServiceIs
 		}
 	}
 	return out, nil
+}
+
+// ConfirmOff implements ingot.v1.
+func (s operatorMachines) ConfirmOff(ctx context.Context, req *connect.Request[ingotv1.MachineServiceConfirmOffRequest]) (*connect.Response[ingotv1.MachineServiceConfirmOffResponse], error) {
+	m, err := s.changed(ctx, req.Msg.GetUuid(), func(tx *store.Tx) error {
+		return machine.ConfirmOff(tx, req.Msg.GetUuid(), callerOf(ctx).User(), req.Msg.GetReason())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&ingotv1.MachineServiceConfirmOffResponse{Machine: m}), nil
+}
+
+// BootMedium implements ingot.v1.
+func (s operatorMachines) BootMedium(ctx context.Context, req *connect.Request[ingotv1.MachineServiceBootMediumRequest]) (*connect.Response[ingotv1.MachineServiceBootMediumResponse], error) {
+	id := newID()
+	m, err := s.changed(ctx, req.Msg.GetUuid(), func(tx *store.Tx) error {
+		return machine.BootMedium(tx, id, req.Msg.GetUuid(), callerOf(ctx).User())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&ingotv1.MachineServiceBootMediumResponse{Machine: m}), nil
+}
+
+// changed changes a machine and returns what became of it.
+func (s operatorMachines) changed(ctx context.Context, uuid string, rule func(*store.Tx) error) (*apiv2.Machine, error) {
+	if err := s.update(ctx, rule); err != nil {
+		return nil, err
+	}
+	m, err := records.Machines.Get(s.view(ctx), uuid)
+	if err != nil {
+		return nil, err
+	}
+	return viewMachine(s.view(ctx), m).Machine, nil
 }

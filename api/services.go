@@ -67,6 +67,7 @@ func (s *Server) services() []service {
 		serve[ingotv1connect.FabricServiceHandler](ingotv1connect.NewFabricServiceHandler, fabrics{Server: s}),
 		serve[ingotv1connect.ImageSourceServiceHandler](ingotv1connect.NewImageSourceServiceHandler, imageSources{Server: s}),
 		serve[ingotv1connect.LeafServiceHandler](ingotv1connect.NewLeafServiceHandler, leaves{Server: s}),
+		serve[ingotv1connect.MachineServiceHandler](ingotv1connect.NewMachineServiceHandler, operatorMachines{Server: s}),
 		serve[ingotv1connect.SiteServiceHandler](ingotv1connect.NewSiteServiceHandler, sites{Server: s}),
 		serve[ingotv1connect.TimelineServiceHandler](ingotv1connect.NewTimelineServiceHandler, timelines{Server: s}),
 		serve[ingotv1connect.WatchServiceHandler](ingotv1connect.NewWatchServiceHandler, watches{Server: s}),

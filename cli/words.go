@@ -118,6 +118,8 @@ var verbShort = map[string]string{
 	"ip create":                "Take an address from a network",
 	"ip delete":                "Give an address back",
 	"machine bmc-command":      "Have a machine's BMC do something",
+	"machine boot-medium":      "Insert the boot medium and cycle a machine's power",
+	"machine confirm-off":      "State that a machine whose power nobody can read is off",
 	"machine console":          "Read a machine's serial console",
 	"machine console-password": "Show the console password of an allocated machine",
 	"machine create":           "Allocate a machine or firewall",

@@ -175,18 +175,18 @@ func mayHaveToken(tx *store.Tx, k Knock, p Proof) error {
 	}
 	w, err := records.BootWindows.Get(tx, k.UUID)
 	if isNotFound(err) {
-		return refusal(fault.Denied, k.UUID, "boot window", "no power off was seen").Do("cycle the power with 'ingot machine bmc boot-medium'")
+		return refusal(fault.Denied, k.UUID, "boot window", "no power off was seen").Do("cycle the power with 'ingot machine boot-medium'")
 	}
 	if err != nil {
 		return err
 	}
 	if w.GetUsed() != nil {
 		return refusal(fault.Denied, k.UUID, "boot window", "it was used at %s", w.GetUsed().AsTime().UTC().Format(time.RFC3339)).
-			Do("cycle the power with 'ingot machine bmc boot-medium'")
+			Do("cycle the power with 'ingot machine boot-medium'")
 	}
 	if !tx.Now().Before(w.GetCloses().AsTime()) {
 		return refusal(fault.Denied, k.UUID, "boot window", "it closed at %s", w.GetCloses().AsTime().UTC().Format(time.RFC3339)).
-			Do("cycle the power with 'ingot machine bmc boot-medium'")
+			Do("cycle the power with 'ingot machine boot-medium'")
 	}
 	return nil
 }

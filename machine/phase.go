@@ -40,7 +40,7 @@ var standings = [phases]standing{
 	reclaiming: {"site", "the BMC to report power off and the leaves to move the ports", 10 * time.Minute,
 		"look at the BMC's last error; if the server is off, say so with 'ingot machine confirm-off'"},
 	crashed: {"loop", "the next try", time.Hour,
-		"look at the last error and the console; 'ingot machine bmc boot-medium' tries at once"},
+		"look at the last error and the console; 'ingot machine boot-medium' tries at once"},
 }
 
 // Other standings than the phase's own.

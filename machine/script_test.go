@@ -333,6 +333,20 @@ func init() {
 				})
 			})
 		},
+		"confirm": func(s *script, args string) (string, error) { // machine reason
+			uuid, reason, _ := strings.Cut(args, " ")
+			return s.after(uuid, func(tx *store.Tx) error { return machine.ConfirmOff(tx, uuid, "root", reason) })
+		},
+		"medium": func(s *script, args string) (string, error) { // machine
+			id := s.id()
+			return s.after(args, func(tx *store.Tx) error { return machine.BootMedium(tx, id, args, "root") })
+		},
+		"fails": func(s *script, args string) (string, error) { // bmc error: a scan that fails
+			id, text, _ := strings.Cut(args, " ")
+			return "", s.do(func(tx *store.Tx) error {
+				return machine.Scanned(tx, "p1", &ingotv1.BMCReport{Id: id, Status: &ingotv1.BMCStatus{LastError: text}})
+			})
+		},
 		"free": func(s *script, args string) (string, error) { // machine project
 			uuid, project, _ := strings.Cut(args, " ")
 			return s.after(uuid, func(tx *store.Tx) error {
