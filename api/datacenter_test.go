@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -301,6 +302,7 @@ func (d *datacenter) get(id string) *apiv2.Machine {
 type leaf struct {
 	d      *datacenter
 	id     string
+	token  string
 	boot   ingotv1connect.BootServiceClient
 	client ingotv1connect.LeafServiceClient
 	mu     sync.Mutex
@@ -311,7 +313,7 @@ type leaf struct {
 func (d *datacenter) leaf(id string) *leaf {
 	d.t.Helper()
 	token := d.farEnd(ingotv1.FarEnd_FAR_END_LEAF, partition1, id)
-	l := &leaf{d: d, id: id, boot: dial(d.world, ingotv1connect.NewBootServiceClient, token), client: dial(d.world, ingotv1connect.NewLeafServiceClient, token)}
+	l := &leaf{d: d, id: id, token: token, boot: dial(d.world, ingotv1connect.NewBootServiceClient, token), client: dial(d.world, ingotv1connect.NewLeafServiceClient, token)}
 	ctx, cancel := context.WithCancel(d.t.Context())
 	stream, err := l.client.Configure(ctx, connect.NewRequest(&ingotv1.LeafServiceConfigureRequest{Switch: id, Partition: partition1}))
 	check(d.t, err)
@@ -365,6 +367,7 @@ type server struct {
 	bootID string
 	key    ed25519.PrivateKey
 	token  string
+	on     string // the leaf it calls through
 	agent  ingotv1connect.AgentServiceClient
 }
 
@@ -409,8 +412,8 @@ func (s *server) proof(leaf string) *ingotv1.BootServiceTokenRequest {
 func (s *server) identify(leaf string, req *ingotv1.BootServiceTokenRequest) error {
 	resp, err := s.leaves[leaf].boot.Token(s.d.t.Context(), connect.NewRequest(req))
 	if err == nil {
-		s.token = resp.Msg.GetToken()
-		s.agent = dial(s.d.world, ingotv1connect.NewAgentServiceClient, s.token)
+		s.on = leaf
+		s.use(resp.Msg.GetToken())
 	}
 	return err
 }
@@ -510,5 +513,23 @@ func (s *server) sign(message string) []byte { return ed25519.Sign(s.key, []byte
 // use makes the agent use another token.
 func (s *server) use(token string) {
 	s.token = token
-	s.agent = dial(s.d.world, ingotv1connect.NewAgentServiceClient, token)
+	s.agent = s.calling(token, s.leaves[s.on].token, s.source(s.on, s.port))
+}
+
+// calling returns a client with a machine's token, for which a leaf vouches.
+func (s *server) calling(token, leaf, source string) ingotv1connect.AgentServiceClient {
+	return ingotv1connect.NewAgentServiceClient(&http.Client{Transport: vouched{leaf, source, bearer{token, s.d.http.Transport}}}, s.d.url)
+}
+
+// vouched is what metal-boot adds.
+type vouched struct {
+	leaf, source string
+	next         http.RoundTripper
+}
+
+func (v vouched) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set(ingotv1.LeafHeader, v.leaf)
+	r.Header.Set(ingotv1.SourceHeader, v.source)
+	return v.next.RoundTrip(r)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/machine"
 )
 
 // RevisionHeader is the response header with the revision of the store that an
@@ -29,6 +30,11 @@ func (s *Server) admit(ctx context.Context, spec connect.Spec, peer connect.Peer
 		c.snap = s.db.Snapshot()
 		c.rev = c.snap.Rev()
 		c.caller, err = s.identify(c.snap, header)
+	}
+	if err == nil && c.caller.Token.GetBootId() != "" {
+		if c.via, err = s.vouched(c.snap, header); err == nil {
+			err = machine.Through(c.snap, c.caller.Token, c.via.leaf, c.via.source)
+		}
 	}
 	if err == nil && c.caller.Token == nil {
 		err = access.Authorize(c.snap, c.caller, c.method, nil)

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
+	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/secret"
 	"github.com/ingot-cloud/ingot/store"
@@ -145,6 +147,38 @@ func (s *Server) identify(r store.Reader, header http.Header) (access.Caller, er
 		return access.Caller{}, err
 	}
 	return access.Identify(r, uuid, s.cfg.Now())
+}
+
+// A via is the leaf that vouches for a call, and where on it that came from.
+type via struct {
+	leaf   string
+	source netip.Addr
+}
+
+// vouched returns the leaf that passed a machine's call on. Without one, the
+// machine's token counts for nothing: it may have been carried away.
+func (s *Server) vouched(r store.Reader, header http.Header) (via, error) {
+	nobody := fault.New(fault.Denied, "", "rule port: no leaf vouches for where the machine's token is used", "a machine calls through the metal-boot of its leaf")
+	raw := header.Get(ingotv1.LeafHeader)
+	if raw == "" {
+		return via{}, nobody
+	}
+	source, err := netip.ParseAddr(header.Get(ingotv1.SourceHeader))
+	if err != nil {
+		return via{}, nobody
+	}
+	uuid, err := s.verify(r, raw)
+	if err != nil {
+		return via{}, nobody
+	}
+	leaf, err := access.Identify(r, uuid, s.cfg.Now())
+	if err != nil { // the machine can only wait until the leaf is enrolled again
+		return via{}, fault.New(fault.Unavailable, "", "the leaf is not known to the control plane", "")
+	}
+	if leaf.Token.GetKind() != ingotv1.FarEnd_FAR_END_LEAF {
+		return via{}, nobody
+	}
+	return via{leaf.Token.GetFarEnd(), source}, nil
 }
 
 // verify returns the uuid of a token that we signed. Whether it still counts

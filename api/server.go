@@ -141,6 +141,7 @@ func (s *Server) Run(ctx context.Context) error {
 type call struct {
 	method *access.Method
 	caller access.Caller
+	via    via
 	snap   store.Snapshot
 	rev    store.Rev // for the header
 	start  time.Time

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ingot-cloud/ingot/access"
+	"github.com/ingot-cloud/ingot/machine"
 )
 
 // streams are the calls that stay open.
@@ -60,7 +61,8 @@ func (s *streams) closeAll(why error) {
 }
 
 // checkStreams ends the streams that would not be opened any more: the token
-// was revoked or has expired, or a role was lost.
+// was revoked or has expired, a role was lost, or a machine's port leads to
+// another machine now.
 func (s *Server) checkStreams() {
 	snap, now := s.db.Snapshot(), s.cfg.Now()
 	for _, st := range s.streams.all() {
@@ -71,6 +73,9 @@ func (s *Server) checkStreams() {
 		st.mu.Lock()
 		req := st.req
 		st.mu.Unlock()
+		if err == nil && c.Token.GetBootId() != "" {
+			err = machine.Through(snap, c.Token, st.call.via.leaf, st.call.via.source)
+		}
 		if err == nil && req != nil {
 			err = access.Authorize(snap, c, st.call.method, req.ProtoReflect())
 		}

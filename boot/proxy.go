@@ -22,12 +22,18 @@ func Procedures() []string {
 }
 
 // handleProxy forwards the allowed procedures as they are, streams included.
-// It adds nothing, in particular no identity.
+// It vouches for where each call came from: whatever the server says about that
+// is overwritten.
 func (s *Server) handleProxy(mux *http.ServeMux) {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(s.API)
 			r.Out.Header.Del("Cookie")
+			r.Out.Header.Del(ingotv1.LeafHeader)
+			r.Out.Header.Del(ingotv1.SourceHeader)
+			if source, err := sourceOf(r.In.RemoteAddr); err == nil {
+				r.Out.Header.Set(ingotv1.SourceHeader, source)
+			}
 		},
 		Transport:     s.Upstream,
 		FlushInterval: -1, // each message at once

@@ -32,8 +32,8 @@ import (
 type Server struct {
 	// Switch and Partition are who vouches for the servers.
 	Switch, Partition string
-	// API is where the control plane listens, Upstream how to get there,
-	// without an identity: a server brings its own.
+	// API is where the control plane listens, Upstream how to get there. A
+	// server brings its own identity; beside it, Upstream gives the leaf's.
 	API      *url.URL
 	Upstream http.RoundTripper
 	// Tokens is the control plane with the leaf's identity.

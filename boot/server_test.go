@@ -78,9 +78,10 @@ func inNamespace(t *testing.T) bool {
 type control struct {
 	ingotv1connect.UnimplementedBootServiceHandler
 	ingotv1connect.UnimplementedAgentServiceHandler
-	begin  *ingotv1.BootServiceBeginRequest
-	token  *ingotv1.BootServiceTokenRequest
-	bearer string
+	begin         *ingotv1.BootServiceBeginRequest
+	token         *ingotv1.BootServiceTokenRequest
+	bearer        string
+	vouched, leaf []string
 }
 
 func (c *control) Begin(_ context.Context, r *connect.Request[ingotv1.BootServiceBeginRequest]) (*connect.Response[ingotv1.BootServiceBeginResponse], error) {
@@ -95,6 +96,8 @@ func (c *control) Token(_ context.Context, r *connect.Request[ingotv1.BootServic
 
 func (c *control) Report(_ context.Context, r *connect.Request[ingotv1.AgentServiceReportRequest]) (*connect.Response[ingotv1.AgentServiceReportResponse], error) {
 	c.bearer = r.Header().Get("Authorization")
+	c.vouched = r.Header().Values(ingotv1.SourceHeader)
+	c.leaf = r.Header().Values(ingotv1.LeafHeader)
 	return connect.NewResponse(&ingotv1.AgentServiceReportResponse{}), nil
 }
 
@@ -296,11 +299,16 @@ func testProxy(t *testing.T, w *world, plain, secure string) {
 	c := ingotv1connect.NewAgentServiceClient(w.server(), secure)
 	r := connect.NewRequest(&ingotv1.AgentServiceReportRequest{Uuid: uuid})
 	r.Header().Set("Authorization", "Bearer m1")
+	r.Header().Set(ingotv1.SourceHeader, "fd00:bad::1")
+	r.Header().Set(ingotv1.LeafHeader, "a leaf's token")
 	if _, err := c.Report(t.Context(), r); err != nil || w.control.bearer != "Bearer m1" {
 		t.Errorf("passed on with %q: %v", w.control.bearer, err)
 	}
 	if _, err := c.Report(t.Context(), connect.NewRequest(&ingotv1.AgentServiceReportRequest{})); err != nil || w.control.bearer != "" {
 		t.Errorf("passed on with the leaf's identity %q: %v", w.control.bearer, err)
+	}
+	if len(w.control.vouched) != 1 || w.control.vouched[0] != source || len(w.control.leaf) != 0 {
+		t.Errorf("vouched for %q as %q", w.control.vouched, w.control.leaf)
 	}
 	for name, opt := range map[string]connect.ClientOption{"connect": connect.WithProtoJSON(), "gRPC": connect.WithGRPC()} {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -30,7 +30,7 @@ func (s *Server) handleTokens(mux *http.ServeMux, secure bool) {
 
 // Begin starts a boot.
 func (t tokens) Begin(ctx context.Context, r *connect.Request[ingotv1.BootServiceBeginRequest]) (*connect.Response[ingotv1.BootServiceBeginResponse], error) {
-	source, err := sourceOf(r.Peer())
+	source, err := sourceOf(r.Peer().Addr)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (t tokens) Begin(ctx context.Context, r *connect.Request[ingotv1.BootServic
 
 // Token exchanges a boot id for a token.
 func (t tokens) Token(ctx context.Context, r *connect.Request[ingotv1.BootServiceTokenRequest]) (*connect.Response[ingotv1.BootServiceTokenResponse], error) {
-	source, err := sourceOf(r.Peer())
+	source, err := sourceOf(r.Peer().Addr)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +69,8 @@ func answer[T any](r *connect.Response[T], err error) (*connect.Response[T], err
 }
 
 // sourceOf is the address of a server as this switch saw it.
-func sourceOf(p connect.Peer) (string, error) {
-	a, err := netip.ParseAddrPort(p.Addr)
+func sourceOf(peer string) (string, error) {
+	a, err := netip.ParseAddrPort(peer)
 	if err != nil || !a.Addr().Is6() || a.Addr().IsLinkLocalUnicast() {
 		return "", connect.NewError(connect.CodeInvalidArgument, errors.New("a boot begins from the global IPv6 address of a port"))
 	}

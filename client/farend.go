@@ -159,9 +159,22 @@ func lifetime(token string) (issued, expires time.Time, err error) {
 	return time.Unix(claims.Issued, 0), time.Unix(claims.Expires, 0), nil
 }
 
-// Transport returns the Client's connections without its token, for those who
-// pass on the calls of others.
-func (c *Client) Transport() http.RoundTripper { return c.http.Transport }
+// Vouching returns the Client's connections for passing on the calls of others:
+// its token goes beside theirs, and says who vouches for them.
+func (c *Client) Vouching() http.RoundTripper { return vouching{c} }
+
+type vouching struct{ *Client }
+
+// RoundTrip implements http.RoundTripper.
+func (v vouching) RoundTrip(r *http.Request) (*http.Response, error) {
+	token, err := v.token.get()
+	if err != nil {
+		return nil, err
+	}
+	r = r.Clone(r.Context())
+	r.Header.Set(ingotv1.LeafHeader, token)
+	return v.http.Transport.RoundTrip(r)
+}
 
 // writeFile writes a file that only its owner can read, whole or not at all.
 func writeFile(path string, b []byte) error {

@@ -118,6 +118,32 @@ func TestFarEnd(t *testing.T) {
 	}
 }
 
+// A far end that passes a call on vouches for it beside what the call brings.
+func TestVouching(t *testing.T) {
+	var got http.Header
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
+	defer srv.Close()
+	c, err := New(Config{URL: srv.URL, Token: "the-leaf's"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := httptest.NewRequest(http.MethodPost, srv.URL, nil)
+	q.RequestURI = ""
+	q.Header.Set("Authorization", "Bearer the-machine's")
+	q.Header.Set(ingotv1.LeafHeader, "forged")
+	a, err := (&http.Client{Transport: c.Vouching()}).Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Body.Close()
+	if b, l := got.Values("Authorization"), got.Values(ingotv1.LeafHeader); len(b) != 1 || b[0] != "Bearer the-machine's" || len(l) != 1 || l[0] != "the-leaf's" {
+		t.Errorf("passed on as %q, vouched for by %q", b, l)
+	}
+	if q.Header.Get(ingotv1.LeafHeader) != "forged" {
+		t.Error("the request itself was changed")
+	}
+}
+
 func TestLifetimeRefuses(t *testing.T) {
 	for _, bad := range []string{"", "a.b", "a.!.c", "a.e30.c"} {
 		if _, _, err := lifetime(bad); !errors.Is(err, fault.Invalid) {

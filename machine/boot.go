@@ -3,6 +3,7 @@ package machine
 import (
 	"crypto/ed25519"
 	"net/netip"
+	"strings"
 	"time"
 
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
@@ -133,7 +134,8 @@ const tokenLife = 4 * time.Hour
 // an observed power off opened. It closes the window, and voids the tokens of
 // earlier boots.
 func Admit(tx *store.Tx, k Knock, p Proof, uuid string) (*privatev1.Token, error) {
-	if err := mayHaveToken(tx, k, p); err != nil {
+	port, err := mayHaveToken(tx, k, p)
+	if err != nil {
 		return nil, err
 	}
 	if _, err := records.BootWindows.Change(tx, k.UUID, func(w *ingotv1.BootWindow) error {
@@ -148,18 +150,25 @@ func Admit(tx *store.Tx, k Knock, p Proof, uuid string) (*privatev1.Token, error
 	if err := dropTokens(tx, k.UUID); err != nil {
 		return nil, err
 	}
-	return grant(tx, k.UUID, k.Partition, p.BootID, p.PublicKey, uuid)
+	return grant(tx, k.UUID, uuid, &privatev1.Token{Partition: k.Partition, PublicKey: p.PublicKey, BootId: p.BootID, Switch: k.Switch, Port: port})
 }
 
-// mayHaveToken returns why a machine gets no token, naming the rule.
-func mayHaveToken(tx *store.Tx, k Knock, p Proof) error {
+// mayHaveToken returns the port that a machine gets its token on, or why it
+// gets none, naming the rule.
+func mayHaveToken(tx *store.Tx, k Knock, p Proof) (port string, err error) {
 	m, port, err := admit(tx, k)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := mayBoot(tx, m); err != nil {
-		return err
+		return "", err
 	}
+	return port, proven(tx, k, p, m, port)
+}
+
+// proven checks what an agent shows against the boot that began on the port
+// and against the window.
+func proven(tx *store.Tx, k Knock, p Proof, m *privatev1.Machine, port string) error {
 	b, err := records.Boots.Get(tx, k.UUID)
 	if isNotFound(err) || err == nil && (b.GetBootId() != p.BootID || m.GetBootId() != p.BootID) {
 		return refusal(fault.Denied, k.UUID, "boot id", "%s is not its newest boot", p.BootID).Do("begin again")
@@ -191,17 +200,35 @@ func mayHaveToken(tx *store.Tx, k Knock, p Proof) error {
 	return nil
 }
 
-// grant stores a token for a machine's own calls.
-func grant(tx *store.Tx, machine, partition, bootID string, key []byte, uuid string) (*privatev1.Token, error) {
-	t := &privatev1.Token{
-		Token: &apiv2.Token{
-			Uuid: uuid, User: tokenUser(machine), Description: "boot " + bootID, TokenType: apiv2.TokenType_TOKEN_TYPE_API,
-			IssuedAt: timestamppb.New(tx.Now()), Expires: timestamppb.New(tx.Now().Add(tokenLife)),
-			MachineRoles: map[string]apiv2.MachineRole{machine: apiv2.MachineRole_MACHINE_ROLE_EDITOR},
-		},
-		Partition: partition, PublicKey: key, BootId: bootID,
+// grant stores a token for a machine's own calls, which is bound to what t says.
+func grant(tx *store.Tx, machine, uuid string, t *privatev1.Token) (*privatev1.Token, error) {
+	t.Token = &apiv2.Token{
+		Uuid: uuid, User: tokenUser(machine), Description: "boot " + t.GetBootId(), TokenType: apiv2.TokenType_TOKEN_TYPE_API,
+		IssuedAt: timestamppb.New(tx.Now()), Expires: timestamppb.New(tx.Now().Add(tokenLife)),
+		MachineRoles: map[string]apiv2.MachineRole{machine: apiv2.MachineRole_MACHINE_ROLE_EDITOR},
 	}
 	return t, records.Tokens.Insert(tx, t)
+}
+
+// Through returns nil if a call with a machine's token came through a port of
+// that machine, as the leaf vouches: through one that its wiring names, or, as
+// long as nothing is known to be behind it, through the one that the token was
+// given on. A server with several uplinks may use each of its own.
+func Through(r store.Reader, t *privatev1.Token, leaf string, source netip.Addr) error {
+	machine := strings.TrimPrefix(t.GetToken().GetUser(), tokenUser(""))
+	port, err := network.PortOf(r, leaf, source)
+	if err != nil {
+		return refusal(fault.Denied, machine, "port", "%v", err)
+	}
+	c, wired := records.Connections.Peek(r, records.PortKey(leaf, port))
+	switch {
+	case wired && c.GetMachine() != machine:
+		return refusal(fault.Denied, machine, "port", "its token is used through %s of %s, which leads to machine %s", port, leaf, c.GetMachine())
+	case !wired && (t.GetSwitch() != leaf || t.GetPort() != port):
+		return refusal(fault.Denied, machine, "port", "its token was given on %s of %s and is used through %s of %s", t.GetPort(), t.GetSwitch(), port, leaf)
+	default:
+		return nil
+	}
 }
 
 // tokenUser is whose tokens a machine's are.
@@ -231,5 +258,7 @@ func Refresh(tx *store.Tx, machine string, t *privatev1.Token, signature []byte,
 	if len(t.GetPublicKey()) != ed25519.PublicKeySize || !ed25519.Verify(t.GetPublicKey(), RefreshMessage(t.GetToken().GetUuid()), signature) {
 		return nil, refusal(fault.Denied, machine, "signature", "the token's key has not signed its id")
 	}
-	return grant(tx, machine, t.GetPartition(), t.GetBootId(), t.GetPublicKey(), uuid)
+	return grant(tx, machine, uuid, &privatev1.Token{
+		Partition: t.GetPartition(), PublicKey: t.GetPublicKey(), BootId: t.GetBootId(), Switch: t.GetSwitch(), Port: t.GetPort(),
+	})
 }

@@ -105,7 +105,7 @@ func run(ctx context.Context, o options) error {
 			ChassisID: chassis(o.management), SystemName: o.id, SystemDescription: system + ", ingot-leaf " + version,
 		}},
 		Boot: &boot.Server{
-			Switch: o.id, Partition: o.partition, API: api, Upstream: c.Transport(), Log: log,
+			Switch: o.id, Partition: o.partition, API: api, Upstream: c.Vouching(), Log: log,
 			Tokens: client.Of(c, ingotv1connect.NewBootServiceClient),
 		},
 	})

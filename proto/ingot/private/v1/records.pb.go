@@ -97,7 +97,10 @@ type Token struct {
 	Epoch uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// What the token's holder acts as, if it was enrolled; its calls are then
 	// those of this kind, for its partition and far end only.
-	Kind          v1.FarEnd `protobuf:"varint,7,opt,name=kind,proto3,enum=ingot.v1.FarEnd" json:"kind,omitempty"`
+	Kind v1.FarEnd `protobuf:"varint,7,opt,name=kind,proto3,enum=ingot.v1.FarEnd" json:"kind,omitempty"`
+	// The leaf and the port that a machine token was given on; empty for others.
+	Switch        string `protobuf:"bytes,8,opt,name=switch,proto3" json:"switch,omitempty"`
+	Port          string `protobuf:"bytes,9,opt,name=port,proto3" json:"port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,6 +182,20 @@ func (x *Token) GetKind() v1.FarEnd {
 		return x.Kind
 	}
 	return v1.FarEnd(0)
+}
+
+func (x *Token) GetSwitch() string {
+	if x != nil {
+		return x.Switch
+	}
+	return ""
+}
+
+func (x *Token) GetPort() string {
+	if x != nil {
+		return x.Port
+	}
+	return ""
 }
 
 // Key is a private key of the control plane, and what proves with it.
@@ -604,7 +621,7 @@ const file_ingot_private_v1_records_proto_rawDesc = "" +
 	"\x1eingot/private/v1/records.proto\x12\x10ingot.private.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18ingot/v1/enrolment.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1dmetalstack/api/v2/token.proto\".\n" +
 	"\x06Sealed\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\xe2\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\x8e\x02\n" +
 	"\x05Token\x12.\n" +
 	"\x05token\x18\x01 \x01(\v2\x18.metalstack.api.v2.TokenR\x05token\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x17\n" +
@@ -613,7 +630,9 @@ const file_ingot_private_v1_records_proto_rawDesc = "" +
 	"public_key\x18\x04 \x01(\fR\tpublicKey\x12\x17\n" +
 	"\aboot_id\x18\x05 \x01(\tR\x06bootId\x12\x14\n" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12$\n" +
-	"\x04kind\x18\a \x01(\x0e2\x10.ingot.v1.FarEndR\x04kind\"\x95\x02\n" +
+	"\x04kind\x18\a \x01(\x0e2\x10.ingot.v1.FarEndR\x04kind\x12\x16\n" +
+	"\x06switch\x18\b \x01(\tR\x06switch\x12\x12\n" +
+	"\x04port\x18\t \x01(\tR\x04port\"\x95\x02\n" +
 	"\x03Key\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03use\x18\x02 \x01(\tR\x03use\x122\n" +
