@@ -4,14 +4,13 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/tls"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"github.com/ingot-cloud/ingot/client"
 	"github.com/ingot-cloud/ingot/fault"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
@@ -20,37 +19,38 @@ import (
 // api is the agent's side of the two services that metal-boot passes on: the
 // one that gives it an identity and the one it uses that identity for.
 type api struct {
-	http  *http.Client
-	boot  ingotv1connect.BootServiceClient
-	agent ingotv1connect.AgentServiceClient
-	key   ed25519.PrivateKey
-	token atomic.Pointer[bearer]
+	client *client.Client
+	http   *http.Client // for what needs no identity
+	boot   ingotv1connect.BootServiceClient
+	agent  ingotv1connect.AgentServiceClient
+	key    ed25519.PrivateKey
+	token  atomic.Pointer[bearer]
 }
 
 // bearer is the machine's token. It is kept in memory only.
 type bearer struct {
-	secret  string
 	id      string
 	expires time.Time
 }
+
+// patience is how long one call is repeated while metal-boot or what is behind
+// it cannot be reached. After that the stage has failed, and is tried again.
+const patience = 5 * time.Second
 
 func dial(cfg Config) (*api, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	a := &api{key: key}
-	a.http = &http.Client{Transport: &http.Transport{
-		TLSClientConfig:     &tls.Config{RootCAs: cfg.CA, MinVersion: tls.VersionTLS13},
-		ForceAttemptHTTP2:   true,
-		TLSHandshakeTimeout: 10 * time.Second,
-		IdleConnTimeout:     90 * time.Second,
-	}}
-	base := strings.TrimSuffix(cfg.Boot.String(), "/")
-	authorize := connect.WithInterceptors(authorization{a})
-	a.boot = ingotv1connect.NewBootServiceClient(a.http, base)
-	a.agent = ingotv1connect.NewAgentServiceClient(a.http, base, authorize)
-	return a, nil
+	c, err := client.New(client.Config{URL: cfg.Boot.String(), Roots: cfg.CA, Retry: client.Retry{For: patience}})
+	if err != nil {
+		return nil, err
+	}
+	return &api{
+		client: c, http: &http.Client{Transport: c.Transport()}, key: key,
+		boot:  client.Of(c, ingotv1connect.NewBootServiceClient),
+		agent: client.Of(c, ingotv1connect.NewAgentServiceClient),
+	}, nil
 }
 
 // known reports whether the agent has a token.
@@ -118,34 +118,7 @@ func (a *api) keep(secret string, expires time.Time) error {
 	if err != nil {
 		return err
 	}
-	a.token.Store(&bearer{secret: secret, id: id, expires: expires})
+	a.client.SetToken(secret)
+	a.token.Store(&bearer{id: id, expires: expires})
 	return nil
-}
-
-// authorization adds the token to every call.
-type authorization struct{ *api }
-
-func (a authorization) header(h http.Header) {
-	if t := a.token.Load(); t != nil {
-		h.Set("Authorization", "Bearer "+t.secret)
-	}
-}
-
-func (a authorization) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
-	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
-		a.header(r.Header())
-		return next(ctx, r)
-	}
-}
-
-func (a authorization) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
-	return func(ctx context.Context, s connect.Spec) connect.StreamingClientConn {
-		c := next(ctx, s)
-		a.header(c.RequestHeader())
-		return c
-	}
-}
-
-func (a authorization) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
-	return next
 }

@@ -29,8 +29,9 @@ import (
 type Config struct {
 	URL string // "https://host:port"
 
-	CA     []byte // PEM of the authorities to trust, and no others; those of the system
-	CAFile string // the same, from a file
+	CA     []byte         // PEM of the authorities to trust, and no others; those of the system
+	CAFile string         // the same, from a file
+	Roots  *x509.CertPool // the same, as it is; then CA and CAFile do not count
 
 	Token     string // sent with every call; none
 	TokenFile string // the same, from a file that is read again whenever it changes
@@ -84,7 +85,7 @@ func New(c Config) (*Client, error) {
 	if u, err := url.Parse(c.URL); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return nil, fault.New(fault.Invalid, "API url "+strconv.Quote(c.URL), "is not like https://host:port", "")
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.Roots}
 	if c.CAFile != "" {
 		pem, err := os.ReadFile(c.CAFile)
 		if err != nil {
@@ -92,7 +93,7 @@ func New(c Config) (*Client, error) {
 		}
 		c.CA = append(c.CA, pem...)
 	}
-	if len(c.CA) > 0 {
+	if len(c.CA) > 0 && c.Roots == nil {
 		conf.RootCAs = x509.NewCertPool()
 		if !conf.RootCAs.AppendCertsFromPEM(c.CA) {
 			return nil, fault.New(fault.Invalid, "certificate authority", "is no certificate in PEM", "use the server's ca.crt")
@@ -122,6 +123,13 @@ func Of[C any](c *Client, construct func(connect.HTTPClient, string, ...connect.
 	return construct(c.http, c.url, append([]connect.ClientOption{connect.WithInterceptors(interceptor{c})}, opts...)...)
 }
 
+// SetToken is the token of all calls that begin from now on, for those who
+// keep it in memory only.
+func (c *Client) SetToken(token string) { c.token.set(token) }
+
+// Transport returns the Client's connections without its token.
+func (c *Client) Transport() http.RoundTripper { return c.http.Transport }
+
 // Close closes connections that are not in use.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
@@ -135,7 +143,7 @@ func Revision(h http.Header) int64 {
 	return rev
 }
 
-// A tokenSource is a fixed token or a file that holds one.
+// A tokenSource is a token or a file that holds one.
 type tokenSource struct {
 	file string
 
@@ -146,11 +154,11 @@ type tokenSource struct {
 
 // get returns the token; empty if there is none.
 func (s *tokenSource) get() (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.file == "" {
 		return s.text, nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	st, err := os.Stat(s.file)
 	// Two files in a row may be of the same moment, as file systems tell it.
 	if err == nil && s.text != "" && os.SameFile(st, s.seen) && st.ModTime().Equal(s.seen.ModTime()) {
@@ -165,4 +173,11 @@ func (s *tokenSource) get() (string, error) {
 	}
 	s.text, s.seen = strings.TrimSpace(string(content)), st
 	return s.text, nil
+}
+
+// set replaces a token that no file holds.
+func (s *tokenSource) set(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text = token
 }

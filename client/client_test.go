@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"net/http"
@@ -269,5 +270,23 @@ func TestSilence(t *testing.T) {
 		})
 	if !errors.Is(err, enough) {
 		t.Error(err)
+	}
+}
+
+// A token that is kept in memory can be replaced.
+func TestSetToken(t *testing.T) {
+	s := newServer(t)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(s.ca)
+	c, err := client.New(client.Config{URL: s.url, Roots: roots, CA: []byte("does not count")})
+	check(t, err)
+	projects := client.Of(c, apiv2connect.NewProjectServiceClient)
+	for _, token := range []string{"", "one", "two"} {
+		c.SetToken(token)
+		_, err := projects.List(t.Context(), &apiv2.ProjectServiceListRequest{})
+		check(t, err)
+	}
+	if want := []string{"", "Bearer one", "Bearer two"}; !slices.Equal(s.tokens, want) {
+		t.Errorf("tokens %q", s.tokens)
 	}
 }
