@@ -29,6 +29,7 @@ gen:  ## Go code from proto/, golden files stay as they are
 
 gen-check: gen  ## fails if the generated code in the checkout is not what gen makes
 	git diff --exit-code -- proto
+	@new=$$(git ls-files --others --exclude-standard -- proto); [ -z "$$new" ] || { echo "not in the repository: $$new"; exit 1; }
 
 lab: build  ## a data centre on this machine: power-on to a running system
 	bin/ingot-lab up
