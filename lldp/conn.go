@@ -64,10 +64,23 @@ func (c *Conn) Send(f Frame) error {
 }
 
 // Receive waits for the next well-formed frame of another sender. Malformed
-// frames are passed over: anybody on the wire can send them.
+// frames are passed over: anybody on the wire can send them. When ctx ends it
+// returns ctx's error, and the connection can be used again. It is for one
+// caller at a time.
 func (c *Conn) Receive(ctx context.Context) (Frame, error) {
-	stop := context.AfterFunc(ctx, func() { c.file.SetReadDeadline(time.Unix(1, 0)) }) //nolint:errcheck // fails only when closed, and then Read returns
-	defer stop()
+	if err := c.file.SetReadDeadline(time.Time{}); err != nil { // that of the call before
+		return Frame{}, fmt.Errorf("lldp on %s: receive: %w", c.iface.Name, err)
+	}
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		c.file.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // fails only when closed, and then Read returns
+	})
+	defer func() {
+		if !stop() {
+			<-interrupted // or it would interrupt the next call
+		}
+	}()
 	buf := make([]byte, 2048)
 	for {
 		n, err := c.file.Read(buf)

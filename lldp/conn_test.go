@@ -81,4 +81,21 @@ func TestConn(t *testing.T) {
 	if _, err := conns[0].Receive(ended); !errors.Is(err, context.Canceled) { // own frames are not received
 		t.Errorf("after the context ended: %v", err)
 	}
+	back := lldp.Frame{ChassisID: "d", PortID: "b", TTL: 10 * time.Second}
+	for range 50 { // a context that ends while another call waits, or as one returns, is of no concern to the next
+		ended, end := context.WithCancel(t.Context())
+		go end()
+		if _, err := conns[0].Receive(ended); !errors.Is(err, context.Canceled) {
+			t.Fatalf("while nobody says anything: %v", err)
+		}
+		if err := conns[1].Send(back); err != nil {
+			t.Fatal(err)
+		}
+		if got, err = conns[0].Receive(ctx); err != nil {
+			t.Fatalf("after another context ended: %v", err)
+		}
+	}
+	if d := cmp.Diff(back, got); d != "" {
+		t.Errorf("(-sent +received)\n%s", d)
+	}
 }
