@@ -7,10 +7,13 @@ COMMANDS  = $(notdir $(wildcard cmd/*))
 
 .PHONY: build test race lint gen gen-check lab lab-test bench clean
 
-build: $(COMMANDS:%=bin/%)  ## all programs, static, into bin/
+build: $(COMMANDS:%=bin/%) bin/lldpsender  ## all programs, static, into bin/
 
 bin/%: FORCE
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+
+bin/lldpsender: FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ ./lab/lldpsender
 
 test:  ## everything but the lab, about a minute with a warm cache
 	$(GO) vet ./...

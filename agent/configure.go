@@ -153,6 +153,10 @@ func frr(a *apiv2.MachineAllocation, ports []Port) string {
 	for _, port := range ports {
 		p("interface %s\n ipv6 nd ra-interval 6\n no ipv6 nd suppress-ra\nexit", port.Name)
 	}
+	// Never a transit between the two leaves. FRR warns of what is used before
+	// it is defined.
+	p("bgp as-path access-list own permit ^$")
+	p("route-map own permit 10\n match as-path own\nexit")
 	p("router bgp %d", asn)
 	p(" bgp router-id %s", routerID)
 	p(" bgp bestpath as-path multipath-relax")
@@ -166,9 +170,6 @@ func frr(a *apiv2.MachineAllocation, ports []Port) string {
 	p(" address-family ipv4 unicast\n%s  neighbor fabric activate\n  neighbor fabric route-map own out\n exit-address-family", v4)
 	p(" address-family ipv6 unicast\n%s  neighbor fabric activate\n  neighbor fabric route-map own out\n exit-address-family", v6)
 	p("exit")
-	// Never a transit between the two leaves.
-	p("bgp as-path access-list own permit ^$")
-	p("route-map own permit 10\n match as-path own\nexit")
 	return b.String()
 }
 

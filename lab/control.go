@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/ingot-cloud/ingot/client"
 )
 
 // A control is the lab's control plane: ingotd in a process of its own, and
@@ -91,12 +93,17 @@ func (c *control) ready(ctx context.Context) error {
 
 func (c *control) caFile() string { return filepath.Join(c.dir, "data", "ca.crt") }
 
+// api says how the operator reaches the API.
+func (c *control) api() client.Config {
+	return client.Config{URL: "https://" + c.addr, CAFile: c.caFile(), TokenFile: filepath.Join(c.dir, "data", "admin.token")}
+}
+
 // configDir is where the command line keeps the lab's context.
 func (c *control) configDir() string { return filepath.Join(c.dir, "config") }
 
 func (c *control) login(ctx context.Context) error {
-	_, err := c.ingot(ctx, "", "login", "--api-url", "https://"+c.addr, "--ca-file", c.caFile(),
-		"--token-file", filepath.Join(c.dir, "data", "admin.token"))
+	api := c.api()
+	_, err := c.ingot(ctx, "", "login", "--api-url", api.URL, "--ca-file", api.CAFile, "--token-file", api.TokenFile)
 	return err
 }
 

@@ -49,6 +49,10 @@ type DataCenter struct {
 	Wires   map[string]*Wire
 
 	addresses []string // of the BMCs, as the management server sees them
+	entrance  *Entrance
+	key       string // the operator's public ssh key
+
+	news map[int]*news // of servers
 
 	stop context.CancelFunc
 	all  sync.WaitGroup
@@ -74,7 +78,7 @@ func (c *Cache) NewDataCenter(ctx context.Context, p Plan) (*DataCenter, error) 
 		p.Say = func(string, ...any) {}
 	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	d := &DataCenter{plan: p, cache: c, Wires: map[string]*Wire{}, stop: stop, errs: make(chan error, 64)}
+	d := &DataCenter{plan: p, cache: c, Wires: map[string]*Wire{}, news: map[int]*news{}, stop: stop, errs: make(chan error, 64)}
 	for _, step := range []struct {
 		what string
 		do   func(context.Context, context.Context) error
@@ -83,6 +87,7 @@ func (c *Cache) NewDataCenter(ctx context.Context, p Plan) (*DataCenter, error) 
 		{"starting the control plane", d.startControl},
 		{"racking servers", d.rack},
 		{"telling the control plane what there is", d.tell},
+		{"making the operator's key", func(ctx, _ context.Context) error { return d.open(ctx) }},
 		{"starting leaves and management server", d.startFabric},
 	} {
 		p.Say("%s", step.what)
@@ -97,7 +102,7 @@ func (c *Cache) NewDataCenter(ctx context.Context, p Plan) (*DataCenter, error) 
 func (d *DataCenter) Close() error {
 	d.stop()
 	d.all.Wait()
-	var errs []error
+	errs := []error{d.shut()}
 	for _, v := range append(d.Leaves, d.Site) {
 		if v != nil {
 			errs = append(errs, v.Close())
@@ -144,7 +149,7 @@ func (d *DataCenter) build(ctx, run context.Context) error {
 	if err != nil {
 		return err
 	}
-	system, err := d.cache.BusyboxImage(ctx)
+	system, err := d.cache.BusyboxImage(ctx, filepath.Join(d.plan.Bin, "lldpsender"))
 	if err != nil {
 		return err
 	}
@@ -222,6 +227,7 @@ func (d *DataCenter) rack(ctx, run context.Context) error {
 		}
 		d.addresses = append(d.addresses, hostSeen+":"+strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
 		d.Servers = append(d.Servers, s)
+		d.news[n] = &news{}
 		d.goes(func() error { return s.Run(run, l) })
 	}
 	return nil
@@ -272,11 +278,12 @@ func (d *DataCenter) startFabric(ctx, _ context.Context) error {
 		if err != nil {
 			return err
 		}
+		files["/root/.ssh/authorized_keys"] = File{Data: []byte(d.key + "\n"), Mode: 0o600}
 		v, err := d.cache.NewGuest(ctx, filepath.Join(d.plan.Dir, name), GuestSpec{
 			Spec:     Spec{Name: name, NICs: d.leafNICs(i, name), Files: files},
 			Programs: map[string]string{"/usr/sbin/ingot-leaf": filepath.Join(d.plan.Bin, "ingot-leaf")},
 			Prepare:  management,
-			Services: map[string]string{"leaf": "exec /usr/sbin/ingot-leaf --uplinks fabric0 --management eth0 " + d.joining(name)},
+			Services: map[string]string{"leaf": "exec /usr/sbin/ingot-leaf --uplinks fabric0 --management eth0 " + d.joining(name), "ssh": sshd},
 		})
 		if err != nil {
 			return err
@@ -324,7 +331,9 @@ func (d *DataCenter) enrol(ctx context.Context, kind, id string) (string, error)
 func (d *DataCenter) leafNICs(i int, name string) []NIC {
 	mac := func(port int) string { return fmt.Sprintf("02:00:00:%02x:00:%02x", i+1, port) }
 	nics := []NIC{
-		{MAC: mac(0xf0), Name: "eth0", User: &User{}},
+		{MAC: mac(0xf0), Name: "eth0", User: &User{Forward: map[netip.AddrPort]int{
+			netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(d.entrance.Leaves[i].Port)): 22,
+		}}},
 		{MAC: mac(0xf1), Name: "fabric0", Port: end(d.wire("fabric"), i), MTU: 9000},
 		{MAC: mac(63), Name: sitePort, Port: d.wire("site-" + name).B()},
 	}

@@ -29,7 +29,7 @@ var guestRoot = debianRoot{
 	suite: "bookworm",
 	packages: []string{
 		"linux-image-cloud-amd64", "systemd-boot-efi", "busybox-static",
-		"frr", "iproute2", "nftables", "e2fsprogs", "dosfstools", "util-linux",
+		"frr", "iproute2", "nftables", "dropbear-bin", "e2fsprogs", "dosfstools", "util-linux",
 	},
 }
 

@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -17,7 +16,7 @@ import (
 
 // API returns a client with the rights of the data centre's operator.
 func (d *DataCenter) API() (*client.Client, error) {
-	return client.New(client.Config{URL: "https://" + d.control.addr, CAFile: d.control.caFile(), TokenFile: filepath.Join(d.control.dir, "data", "admin.token")})
+	return client.New(d.control.api())
 }
 
 // A Sighting is something new on the timeline of a server.
@@ -46,7 +45,8 @@ type Goal struct {
 }
 
 // Reach waits until every goal is reached, and hands what happens on the way
-// to see, if that is set. An error says what the servers wait for.
+// to see, if that is set and if no earlier call saw it. An error says what the
+// servers wait for.
 func (d *DataCenter) Reach(ctx context.Context, see func(Sighting), goals ...Goal) error {
 	c, err := d.API()
 	if err != nil {
@@ -54,7 +54,6 @@ func (d *DataCenter) Reach(ctx context.Context, see func(Sighting), goals ...Goa
 	}
 	defer c.Close()
 	timelines := client.Of(c, ingotv1connect.NewTimelineServiceClient)
-	seen := map[int]int{} // entries by server
 	for {
 		var missing []string
 		for n := 1; n <= len(d.Servers); n++ {
@@ -66,9 +65,10 @@ func (d *DataCenter) Reach(ctx context.Context, see func(Sighting), goals ...Goa
 			if err == nil {
 				line = t.Msg.GetTimeline()
 			}
-			entries := line.GetEntries()
-			for ; see != nil && seen[n] < len(entries); seen[n]++ {
-				see(Sighting{n, entries[seen[n]]})
+			for _, e := range d.news[n].of(line.GetEntries()) {
+				if see != nil {
+					see(Sighting{n, e})
+				}
 			}
 			for _, g := range goals {
 				if g.Server == n && line.GetPhase() != g.Phase {
@@ -114,4 +114,29 @@ func (d *DataCenter) stuck(ctx context.Context, missing []string, err error) err
 		return err
 	}
 	return fault.Wrap(fault.Unavailable, "lab", strings.Join(missing, "; "), err).Do("look at the consoles below " + d.plan.Dir)
+}
+
+// news is what was seen of a timeline: everything until a moment, and what
+// happened at that moment.
+type news struct {
+	until time.Time
+	then  map[string]bool
+}
+
+// of returns the entries that were not seen yet. A step that goes on is new
+// whenever it reports.
+func (w *news) of(entries []*ingotv1.TimelineEntry) []*ingotv1.TimelineEntry {
+	var fresh []*ingotv1.TimelineEntry
+	for _, e := range entries {
+		at, text := e.GetTime().AsTime(), Sighting{TimelineEntry: e}.Text()
+		if at.Before(w.until) || at.Equal(w.until) && w.then[text] {
+			continue
+		}
+		if at.After(w.until) {
+			w.until, w.then = at, map[string]bool{}
+		}
+		w.then[text] = true
+		fresh = append(fresh, e)
+	}
+	return fresh
 }

@@ -30,14 +30,14 @@ var guestModules = []string{
 // /etc/frr/frr.conf, if that has content, and then every executable in
 // /etc/service, again whenever it ends; what they print goes to the serial
 // console. Before FRR it runs /etc/rc.local. /etc/nics names the ports: a line
-// is a MAC address and a name.
+// is a name and a MAC address.
 func guestSystem() Initrd {
 	pam := "auth sufficient pam_permit.so\naccount sufficient pam_permit.so\nsession sufficient pam_permit.so\n"
 	return Initrd{
 		Modules: guestModules,
 		Programs: []string{
 			"/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "/usr/lib/frr/staticd", "/usr/bin/vtysh",
-			"/bin/ip", "/sbin/bridge", "/usr/sbin/nft",
+			"/bin/ip", "/sbin/bridge", "/usr/sbin/nft", "/usr/sbin/dropbear",
 		},
 		Trees: []string{
 			"/usr/share/yang",
@@ -56,11 +56,17 @@ func guestSystem() Initrd {
 			"/etc/hosts":          Text("::1 localhost\n127.0.0.1 localhost\n"),
 			// FRR's libyang looks for its extensions here and complains without.
 			"/usr/lib/x86_64-linux-gnu/libyang2/extensions/.keep": Text(""),
-			"/etc/service/.keep": Text(""),
+			"/etc/service/.keep":  Text(""),
+			"/etc/dropbear/.keep": Text(""),
+			"/etc/shells":         Text("/bin/sh\n"),
 		},
 		Busybox: true,
 	}
 }
+
+// sshd runs an ssh server that takes keys only. It makes the host's own key when
+// the first client comes.
+const sshd = "exec /usr/sbin/dropbear -F -E -R -s"
 
 // A GuestSpec says what a Linux guest is made of: a leaf, or the site.
 type GuestSpec struct {

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The start of a lab guest: kernel's file systems, modules, names of ports, FRR.
+# The start of a lab guest, and of the busybox image on a server's disk: kernel's
+# file systems, modules, names of ports, FRR, services.
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin
 [ -e /proc/mounts ] || mount -t proc proc /proc
 [ -e /sys/class ] || mount -t sysfs sys /sys
@@ -13,13 +14,24 @@ echo "guest: init at $(up) s"
 
 modprobe -a virtio_pci virtio_net virtio_rng virtio_blk af_packet
 
-# /etc/nics: MAC address and name, one port per line.
+# A server's other file systems, and what Ingot's agent wants of its kernel.
+[ -s /etc/fstab ] && mount -a
+for conf in /etc/sysctl.d/*.conf; do
+	[ -s "$conf" ] && sysctl -q -p "$conf"
+done
+
+# Names of ports: a guest's /etc/nics and a server's /etc/ingot/ports have a name
+# and a MAC address per line. A server's ports come up by themselves.
 /bin/ip link set lo up
 for dev in /sys/class/net/*; do
 	mac=$(cat "$dev/address")
-	name=$(sed -n "s/^$mac //p" /etc/nics)
 	old=${dev##*/}
-	if [ -n "$name" ] && [ "$name" != "$old" ]; then /bin/ip link set "$old" name "$name"; fi
+	for list in /etc/nics /etc/ingot/ports; do
+		[ -s $list ] || continue
+		name=$(sed -n "s/ $mac\$//p" $list)
+		if [ -n "$name" ] && [ "$name" != "$old" ]; then /bin/ip link set "$old" name "$name"; fi
+		if [ -n "$name" ] && [ $list = /etc/ingot/ports ]; then /bin/ip link set "$name" up; fi
+	done
 done
 [ -s /etc/hostname ] && hostname -F /etc/hostname
 [ -s /etc/sysctl.conf ] && sysctl -q -p /etc/sysctl.conf

@@ -133,20 +133,14 @@ func (c *Cache) Initrd(ctx context.Context, i Initrd) (string, error) {
 	if i.Init != "" {
 		files["/init"] = Program(i.Init)
 	}
-	inputs := []string{initrdFormat, p.id, fmt.Sprint(i.Modules, i.Programs, i.Trees, i.Busybox, i.Fast)}
-	for _, path := range sortedKeys(files) {
-		f := files[path]
-		content := string(f.Data)
-		if f.From != "" {
-			if content, err = hashFile(f.From); err != nil {
-				return "", fmt.Errorf("%s: %w", i.Name, err)
-			}
-		}
-		inputs = append(inputs, path, f.Mode.String(), content)
+	i.Files = files
+	inputs, err := i.inputs(p)
+	if err != nil {
+		return "", err
 	}
 	dir, err := c.build(ctx, i.Name, inputs, func(dir string) error {
 		t := newTree()
-		if err := i.fill(ctx, t, p, files); err != nil {
+		if err := i.fill(ctx, t, p); err != nil {
 			return err
 		}
 		level := zstd.SpeedBestCompression
@@ -158,8 +152,25 @@ func (c *Cache) Initrd(ctx context.Context, i Initrd) (string, error) {
 	return filepath.Join(dir, "initrd"), err
 }
 
+// inputs are what the packed file depends on.
+func (i Initrd) inputs(p *Parts) ([]string, error) {
+	inputs := []string{initrdFormat, p.id, fmt.Sprint(i.Modules, i.Programs, i.Trees, i.Busybox, i.Fast)}
+	for _, path := range sortedKeys(i.Files) {
+		f := i.Files[path]
+		content := string(f.Data)
+		if f.From != "" {
+			var err error
+			if content, err = hashFile(f.From); err != nil {
+				return nil, fmt.Errorf("%s: %w", i.Name, err)
+			}
+		}
+		inputs = append(inputs, path, f.Mode.String(), content)
+	}
+	return inputs, nil
+}
+
 // fill puts all of i into t.
-func (i Initrd) fill(ctx context.Context, t *tree, p *Parts, files map[string]File) error {
+func (i Initrd) fill(ctx context.Context, t *tree, p *Parts) error {
 	for _, prog := range i.Programs {
 		if err := t.program(p.Root, prog); err != nil {
 			return err
@@ -182,7 +193,7 @@ func (i Initrd) fill(ctx context.Context, t *tree, p *Parts, files map[string]Fi
 		}
 		t.busybox(p.Root, names)
 	}
-	for path, f := range files {
+	for path, f := range i.Files {
 		t.put(path, node{mode: f.Mode, data: f.Data, from: f.From})
 	}
 	return nil
@@ -222,10 +233,12 @@ func (c *Cache) BootImage(ctx context.Context, agent string) (BootImage, error) 
 	return BootImage{Kernel: p.Kernel, Initrd: initrd}, err
 }
 
-// BusyboxImage returns a small OS image, a .tar.zst: busybox, FRR and a kernel
-// with an initrd that mounts the root file system named on the command line.
-// It is the guests' system on a disk, and starts /etc/service as they do.
-func (c *Cache) BusyboxImage(ctx context.Context) (string, error) {
+// BusyboxImage returns a small OS image, a .tar.zst: busybox, FRR, an ssh
+// server, a program that sends LLDP frames (a static program of this machine)
+// and a kernel with an initrd that mounts the root file system named on the
+// command line. It is the guests' system on a disk, starts /etc/service as they
+// do, and takes the names of its ports from /etc/ingot/ports.
+func (c *Cache) BusyboxImage(ctx context.Context, lldp string) (string, error) {
 	p, err := c.Parts(ctx)
 	if err != nil {
 		return "", err
@@ -238,15 +251,22 @@ func (c *Cache) BusyboxImage(ctx context.Context) (string, error) {
 		return "", err
 	}
 	system := guestSystem()
-	system.Files["/boot/vmlinuz-"+p.Version] = File{From: p.Kernel, Mode: 0o644}
-	system.Files["/boot/initrd.img-"+p.Version] = File{From: initrd, Mode: 0o644}
-	sum, err := hashFile(initrd)
+	system.Name = "busybox-os"
+	system.Modules = append(system.Modules, bootModules...)
+	files := system.Files
+	files["/boot/vmlinuz-"+p.Version] = File{From: p.Kernel, Mode: 0o644}
+	files["/boot/initrd.img-"+p.Version] = File{From: initrd, Mode: 0o644}
+	files["/usr/sbin/lldpsender"] = Program(lldp)
+	files["/etc/kernel/cmdline"] = Text("quiet " + KernelArguments() + "\n")
+	files["/etc/service/lldp"] = Script("#!/bin/sh\nexec /usr/sbin/lldpsender\n")
+	files["/etc/service/ssh"] = Script("#!/bin/sh\n" + sshd + "\n")
+	inputs, err := system.inputs(p)
 	if err != nil {
 		return "", err
 	}
-	dir, err := c.build(ctx, "busybox-os", []string{initrdFormat, p.id, sum, fmt.Sprint(system)}, func(dir string) error {
+	dir, err := c.build(ctx, "busybox-os", inputs, func(dir string) error {
 		t := newTree()
-		if err := system.fill(ctx, t, p, system.Files); err != nil {
+		if err := system.fill(ctx, t, p); err != nil {
 			return err
 		}
 		return compressed(filepath.Join(dir, "image.tar.zst"), zstd.SpeedDefault, t.tar)

@@ -66,9 +66,9 @@ type NIC struct {
 }
 
 // A User is a private network between one guest and this machine, which plays
-// a router: the guest is 10.0.2.15/24 and fec0::15/64, this machine's loopback
-// is 10.0.2.2 and fec0::2. It needs no privilege, and joins the guest to no
-// other guest.
+// an IPv4 router: the guest is 10.0.2.15/24, this machine's loopback is
+// 10.0.2.2. It needs no privilege, joins the guest to no other guest, and sends
+// no router advertisements, which would compete with those of leaves.
 type User struct {
 	// Forward makes a TCP port of this machine (address and port) a port of
 	// the guest.
@@ -107,7 +107,7 @@ func (s *Spec) nics() string {
 	var b strings.Builder
 	for _, n := range s.NICs {
 		if n.Name != "" {
-			fmt.Fprintf(&b, "%s %s\n", strings.ToLower(n.MAC), n.Name)
+			fmt.Fprintf(&b, "%s %s\n", n.Name, strings.ToLower(n.MAC))
 		}
 	}
 	return b.String()
@@ -238,7 +238,7 @@ func (s *Spec) network() []string {
 			backend = fmt.Sprintf("dgram,id=%s,local.type=fd,local.str=%d", id, fd)
 			fd++
 		case n.User != nil:
-			backend = "user,id=" + id + ",ipv4=on,net=10.0.2.0/24,ipv6=on,ipv6-net=fec0::/64"
+			backend = "user,id=" + id + ",ipv4=on,net=10.0.2.0/24,ipv6=off"
 			for host, port := range n.User.Forward {
 				backend += fmt.Sprintf(",hostfwd=tcp:%s:%d-10.0.2.15:%d", host.Addr(), host.Port(), port)
 			}

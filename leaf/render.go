@@ -137,8 +137,9 @@ func (p *plan) common(t *text) {
 }
 
 // instance renders a VRF's instance: what machines announce goes to the other
-// leaves as EVPN type-5 routes (RFC 9136), and theirs come here. The boot VRF
-// announces the leaf's aggregate only.
+// leaves as EVPN type-5 routes (RFC 9136), and theirs come here. So does an
+// address that an operator puts on the VRF's device: ports have none. The boot
+// VRF announces the leaf's aggregate only.
 func (p *plan) instance(t *text, v vrf) {
 	t.line("router bgp %d vrf %s", p.asn, v.name)
 	p.common(t)
@@ -157,6 +158,9 @@ func (p *plan) instance(t *text, v vrf) {
 		t.line(" address-family %s unicast", af)
 		if v.boot && af == "ipv6" {
 			t.line("  network %s", p.boot.prefix)
+		}
+		if !v.boot {
+			t.line("  redistribute connected")
 		}
 		t.line("  neighbor machine activate\n  neighbor machine maximum-prefix %d restart 1", maxPrefixes)
 		for _, m := range members {

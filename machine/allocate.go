@@ -12,6 +12,8 @@ import (
 	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/network"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/records"
@@ -275,6 +277,7 @@ func give(tx *store.Tx, w Want, m *privatev1.Machine, p *place, networks []*apiv
 	}
 	if _, err := records.Machines.Change(tx, m.GetUuid(), func(m *privatev1.Machine) error {
 		m.Allocation = w.UUID
+		m.PhaseSince = timestamppb.New(tx.Now()) // from now on it waits for its agent, not for a user
 		return nil
 	}); err != nil {
 		return nil, err

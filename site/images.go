@@ -8,9 +8,11 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -150,10 +152,10 @@ func BootAddresses(ports []string, port string) func() []*url.URL {
 	}
 }
 
-// ListenPorts takes router advertisements on the ports to the boot network and
+// PreparePorts takes router advertisements on the ports to the boot network and
 // forwards nothing between them: the host has a port in the management network
 // too, and must not join the two (MEP-20).
-func ListenPorts(ports []string) error {
+func PreparePorts(ports []string) error {
 	for _, name := range ports {
 		if strings.ContainsAny(name, "/.") {
 			return fault.New(fault.Invalid, "port "+name, "is not the name of a port", "")
@@ -166,4 +168,23 @@ func ListenPorts(ports []string) error {
 		}
 	}
 	return nil
+}
+
+// Listen returns a listener on a TCP port of every address that one of the
+// host's ports has or will get. It is reached through that port only, and
+// answers through it: a host between two leaves has a default route to each,
+// and a leaf drops what carries the address of another.
+func Listen(ctx context.Context, name, port string) (net.Listener, error) {
+	bind := func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		if err := c.Control(func(fd uintptr) { failed = unix.BindToDevice(int(fd), name) }); err != nil {
+			return err
+		}
+		return failed
+	}
+	l, err := (&net.ListenConfig{Control: bind}).Listen(ctx, "tcp6", net.JoinHostPort("::", port))
+	if err != nil {
+		return nil, fault.Wrap(fault.Precondition, "port "+name, "cannot be listened on at TCP port "+port, err).Do("check --boot-ports and --cache-listen")
+	}
+	return l, nil
 }

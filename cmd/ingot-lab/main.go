@@ -25,7 +25,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(up(), artefacts(), server())
+	root.AddCommand(up(), ssh(), artefacts(), server())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "ingot-lab:", err)
 		os.Exit(1)
@@ -33,6 +33,8 @@ func main() {
 }
 
 const cacheUsage = "folder to keep artefacts in (default: ingot-lab in the user's cache folder)"
+
+const binUsage = "folder of Ingot's programs"
 
 // progress prints what is being built, with the time since the start.
 func progress() func(string, ...any) {
@@ -43,22 +45,22 @@ func progress() func(string, ...any) {
 }
 
 func artefacts() *cobra.Command {
-	var dir, agent string
+	var dir, bin string
 	cmd := &cobra.Command{
 		Use:   "artefacts",
 		Short: "Build what the lab's guests boot from, ahead of time",
 		Long: "Build what the lab's guests boot from, ahead of time: firmware, kernel, the image of\n" +
-			"leaves and site, the busybox OS image and, with --agent, the boot image.\n" +
-			"What is there already is kept.",
+			"leaves and site, the busybox OS image and the boot image. What is there already is\n" +
+			"kept.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return build(cmd.Context(), dir, agent) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return build(cmd.Context(), dir, bin) },
 	}
 	cmd.Flags().StringVar(&dir, "cache", "", cacheUsage)
-	cmd.Flags().StringVar(&agent, "agent", "", "static program that becomes /init of the boot image")
+	cmd.Flags().StringVar(&bin, "bin", "bin", binUsage)
 	return cmd
 }
 
-func build(ctx context.Context, dir, agent string) error {
+func build(ctx context.Context, dir, bin string) error {
 	say := progress()
 	c, err := lab.OpenCache(dir, say)
 	if err != nil {
@@ -72,18 +74,15 @@ func build(ctx context.Context, dir, agent string) error {
 	if err != nil {
 		return err
 	}
-	osImage, err := c.BusyboxImage(ctx)
+	osImage, err := c.BusyboxImage(ctx, filepath.Join(bin, "lldpsender"))
 	if err != nil {
 		return err
 	}
-	files := []string{fw.Code, guest.Kernel, guest.Initrd, osImage}
-	if agent != "" {
-		boot, err := c.BootImage(ctx, agent)
-		if err != nil {
-			return err
-		}
-		files = append(files, boot.Initrd)
+	boot, err := c.BootImage(ctx, filepath.Join(bin, "ingot-agent"))
+	if err != nil {
+		return err
 	}
+	files := []string{fw.Code, guest.Kernel, guest.Initrd, osImage, boot.Initrd}
 	for _, f := range files {
 		info, err := os.Stat(f)
 		if err != nil {

@@ -19,7 +19,9 @@ import (
 // upFlags are the flags of `ingot-lab up`.
 type upFlags struct {
 	cache, dir, bin string
+	image           string
 	servers         int
+	install         int
 	capture, exit   bool
 	patience        time.Duration
 }
@@ -28,10 +30,11 @@ func up() *cobra.Command {
 	f := upFlags{}
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Run a data centre: two leaves, a management server, servers from power-on to waiting",
+		Short: "Run a data centre: two leaves, a management server, servers from power-on to a running system",
 		Long: "Run a data centre on this machine: Ingot's control plane, two leaves, a management\n" +
 			"server, and servers with UEFI firmware and BMCs. Ingot finds the servers, boots them\n" +
-			"over the routed boot network and wipes them. It runs until it is interrupted.",
+			"over the routed boot network, wipes them and installs a system on the first of them.\n" +
+			"The data centre runs until it is interrupted.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
@@ -41,8 +44,10 @@ func up() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&f.cache, "cache", "", cacheUsage)
 	cmd.Flags().StringVar(&f.dir, "dir", "", "folder of the data centre's state (default: a new one below the system's folder for temporary files)")
-	cmd.Flags().StringVar(&f.bin, "bin", "bin", "folder of Ingot's programs")
+	cmd.Flags().StringVar(&f.bin, "bin", "bin", binUsage)
 	cmd.Flags().IntVar(&f.servers, "servers", 3, "how many servers")
+	cmd.Flags().IntVar(&f.install, "install", 1, "how many of them to allocate and install")
+	cmd.Flags().StringVar(&f.image, "image", lab.Busybox, "image to install")
 	cmd.Flags().BoolVar(&f.capture, "capture", false, "record every wire of the servers from the start, as pcap files in --dir")
 	cmd.Flags().BoolVar(&f.exit, "exit", false, "end when everything has been reached")
 	cmd.Flags().DurationVar(&f.patience, "patience", 15*time.Minute, "when to give up")
@@ -73,24 +78,61 @@ func (f upFlags) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.Close()) }()
 	say("everything has power; state, logs and consoles are in %s", f.dir)
 
-	var goals []lab.Goal
-	for n := 1; n <= f.servers; n++ {
-		goals = append(goals, lab.Goal{Server: n, Phase: ingotv1.MachinePhase_MACHINE_PHASE_WAITING})
-	}
-	see := func(s lab.Sighting) { say("%s", s.Text()) }
-	if err := d.Reach(limited, see, goals...); err != nil {
+	if err := f.reach(limited, d, say); err != nil {
 		return err
 	}
-	say("all %d servers are waiting, %.0f s after the start", f.servers, time.Since(start).Seconds())
+	say("done in %.0f s", time.Since(start).Seconds())
 	if f.exit {
 		return nil
 	}
+	if err := f.summary(ctx, d); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// reach takes the first servers to a running system and the others to waiting.
+func (f upFlags) reach(ctx context.Context, d *lab.DataCenter, say func(string, ...any)) error {
+	see := func(s lab.Sighting) { say("%s", s.Text()) }
+	var first, last []lab.Goal
+	for n := 1; n <= f.servers; n++ {
+		waiting := lab.Goal{Server: n, Phase: ingotv1.MachinePhase_MACHINE_PHASE_WAITING}
+		if n > f.install {
+			last = append(last, waiting)
+			continue
+		}
+		first = append(first, waiting)
+		last = append(last, lab.Goal{Server: n, Phase: ingotv1.MachinePhase_MACHINE_PHASE_PHONED_HOME})
+	}
+	if err := d.Reach(ctx, see, first...); err != nil {
+		return err
+	}
+	if f.install > 0 {
+		project, err := d.NewProject(ctx, "demo")
+		if err != nil {
+			return err
+		}
+		for n := 1; n <= f.install; n++ {
+			if err := d.Allocate(ctx, n, project, f.image); err != nil {
+				return err
+			}
+		}
+	}
+	return d.Reach(ctx, see, last...)
+}
+
+// summary shows what there is and what to try next.
+func (f upFlags) summary(ctx context.Context, d *lab.DataCenter) error {
 	list, err := d.Ingot(ctx, "machine", "list", "--admin")
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%s\n\nTry, in another terminal:\n\n  export %s\n  %[3]s/ingot machine list --admin\n  %[3]s/ingot machine timeline %[4]s --admin\n  %[3]s/ingot switch list\n\nCtrl-C ends the data centre.\n",
-		list, d.Environment(), f.bin, lab.UUID(1))
-	<-ctx.Done()
+	fmt.Printf("\n%s\n\nTry, in another terminal:\n\n", list)
+	if f.install > 0 {
+		fmt.Printf("  %s/ingot-lab ssh m1\n", f.bin)
+	}
+	fmt.Printf("  export %[1]s\n  %[2]s/ingot machine timeline %[3]s --admin\n  %[2]s/ingot switch list\n\nCtrl-C ends the data centre.\n",
+		d.Environment(), f.bin, lab.UUID(1))
 	return nil
 }

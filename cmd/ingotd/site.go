@@ -106,7 +106,11 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 		}
 		medium = m.Medium
 		run = append(run, m)
-		g.Go(func() error { return serveHTTP(ctx, o.mediaListen, m.Handler()) })
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.mediaListen)
+		if err != nil {
+			return fault.Wrap(fault.Precondition, "address "+o.mediaListen, "cannot be listened on", err).Do("check --media-listen")
+		}
+		g.Go(func() error { return serveHTTP(ctx, l, m.Handler()) })
 	}
 	if slices.Contains(parts, "bmc") {
 		b, err := site.NewBMCs(site.BMCsConfig{
@@ -118,7 +122,7 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 		run = append(run, b)
 	}
 	if slices.Contains(parts, "cache") {
-		if err := site.ListenPorts(o.bootPorts); err != nil {
+		if err := site.PreparePorts(o.bootPorts); err != nil {
 			return err
 		}
 		cache, err := image.OpenCache(filepath.Join(dir, "images"), o.cacheGiB<<30, image.Options{})
@@ -128,7 +132,13 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 		run = append(run, site.NewImages(site.ImagesConfig{
 			Partition: o.partition, API: api, Cache: cache, URLs: site.BootAddresses(o.bootPorts, o.cacheListen), Log: log,
 		}))
-		g.Go(func() error { return serveHTTP(ctx, net.JoinHostPort("::", o.cacheListen), cache) })
+		for _, port := range o.bootPorts {
+			l, err := site.Listen(ctx, port, o.cacheListen)
+			if err != nil {
+				return err
+			}
+			g.Go(func() error { return serveHTTP(ctx, l, cache) })
+		}
 	}
 	s := site.New(site.Config{Partition: o.partition, API: api, Log: log}, run...)
 	g.Go(func() error { return s.Run(ctx) })
@@ -140,11 +150,7 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 }
 
 // serveHTTP serves until ctx ends.
-func serveHTTP(ctx context.Context, addr string, h http.Handler) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return fault.Wrap(fault.Precondition, "address "+addr, "cannot be listened on", err)
-	}
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()

@@ -1,0 +1,39 @@
+package lab
+
+import "context"
+
+// A Project is a project with a private network in the data centre.
+type Project struct{ ID, Network string }
+
+// NewProject makes a project and its private network, as a user would.
+func (d *DataCenter) NewProject(ctx context.Context, name string) (Project, error) {
+	var p Project
+	var err error
+	if p.ID, err = d.Ingot(ctx, "project", "create", "--name", name, "--login", "ingot", "-o", "template", "--template", "{{.uuid}}"); err != nil {
+		return p, err
+	}
+	p.Network, err = d.Ingot(ctx, "network", "create", "--project", p.ID, "--partition", Partition, "--type", "child", "--name", name, "-o", "template", "--template", "{{.id}}")
+	return p, err
+}
+
+// Allocate allocates server n for a project, with an image, and with the
+// operator's ssh key.
+func (d *DataCenter) Allocate(ctx context.Context, n int, p Project, image string) error {
+	_, err := d.Ingot(ctx, "machine", "create", "--project", p.ID, "--uuid", UUID(n), "--allocation-type", "machine",
+		"--name", serverName(n), "--hostname", serverName(n), "--image", image, "--networks", "network="+p.Network, "--ssh-public-keys", d.key)
+	return err
+}
+
+// SSH runs a command on a leaf, or on an installed server through its VRF, and
+// returns what it prints.
+func (d *DataCenter) SSH(ctx context.Context, name string, args ...string) (string, error) {
+	cmd, err := d.entrance.SSH(ctx, name, args...)
+	if err != nil {
+		return "", err
+	}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// Busybox is the small image of the catalogue.
+const Busybox = "busybox-1.0.0"
