@@ -10,7 +10,8 @@
 //     than its user has at the moment. A member who is demoted takes the rights
 //     of all his tokens with him.
 //   - A token that was enrolled is a leaf's or a site's: it has the calls of its
-//     kind, for its own partition and switch.
+//     kind, for its own partition and switch. Some of them no other token has,
+//     whatever its roles are.
 //
 // A stronger role has all rights of a weaker one.
 package access
@@ -119,6 +120,9 @@ func Authorize(r store.Reader, c Caller, m *Method, req protoreflect.Message) er
 	if c.Token.GetKind() != 0 {
 		return authorizeFarEnd(c.Token, m, req)
 	}
+	if m.Enrolled && c.Token != nil {
+		return fault.New(fault.Denied, "", fmt.Sprintf("access to:%q is for enrolled leaves and sites", m.Name), "enrol it with 'ingot partition enroll'")
+	}
 	subject := m.Subject(req)
 	if !Allowed(r, c, m, subject) {
 		return denied(m, subject, subjects(r, c, m))
@@ -140,6 +144,8 @@ func Allowed(r store.Reader, c Caller, m *Method, subject string) bool {
 		return false
 	case c.Token.GetKind() != 0:
 		return ofKind(c.Token.GetKind(), m)
+	case m.Enrolled:
+		return false
 	case m.Self && c.IsUser():
 		return true
 	}

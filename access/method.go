@@ -24,6 +24,10 @@ type Method struct {
 	Public  bool // for everybody
 	Self    bool // for every user, about nobody but the user
 	Audited bool
+	// Enrolled is set for what only leaves and sites may call that were
+	// enrolled: they vouch for ports, are told passwords and carry out orders.
+	// No role is enough for that; the v2 API knows no such calls.
+	Enrolled bool
 
 	Project apiv2.ProjectRole
 	Tenant  apiv2.TenantRole
@@ -78,6 +82,7 @@ func newMethod(d protoreflect.MethodDescriptor) *Method {
 		Infra:   weakest(infra),
 		Machine: weakest(machine),
 	}
+	m.Enrolled = m.Infra != 0 && d.ParentFile().Package() == "ingot.v1" && len(project)+len(tenant)+len(admin)+len(machine) == 0 && !m.Public && !m.Self
 	m.viewer = m.Public || m.Self ||
 		m.Project >= apiv2.ProjectRole_PROJECT_ROLE_VIEWER ||
 		m.Tenant >= apiv2.TenantRole_TENANT_ROLE_VIEWER ||

@@ -1,10 +1,15 @@
 package api_test
 
 import (
+	"context"
+	"slices"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+
+	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
+	"github.com/metal-stack/api/go/metalstack/api/v2/apiv2connect"
 
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
@@ -175,5 +180,57 @@ func TestStreamMoves(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Error("the stream goes on")
+	}
+}
+
+// TestOnlyEnrolled calls what is a site's or a leaf's with every other token
+// that has the right role.
+func TestOnlyEnrolled(t *testing.T) {
+	w := newWorld(t)
+	w.partition("part-1")
+	w.partition("part-2")
+	role := apiv2.InfraRole_INFRA_ROLE_EDITOR
+	infra := w.token("ingot", &apiv2.TokenServiceCreateRequest{InfraRole: &role})
+	bound := w.token("ingot", &apiv2.TokenServiceCreateRequest{InfraRole: &role})
+	w.edit(bound, func(t *privatev1.Token) { t.Partition = "part-1" })
+	named := w.token("ingot", &apiv2.TokenServiceCreateRequest{})
+	w.edit(named, func(t *privatev1.Token) {
+		t.Token.Permissions = []*apiv2.MethodPermission{{Subject: "*", Methods: []string{"/ingot.v1.SiteService/Wanted"}}}
+	})
+	site := w.farEnd(ingotv1.FarEnd_FAR_END_SITE, "part-1", "mgmt1")
+	wanted := func(token, partition string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		s, err := dial(w, ingotv1connect.NewSiteServiceClient, token).Wanted(ctx, connect.NewRequest(&ingotv1.SiteServiceWantedRequest{Partition: partition}))
+		if err != nil {
+			return err
+		}
+		s.Receive()
+		err = s.Err()
+		cancel()
+		_ = s.Close()
+		return err
+	}
+	const wantedName = `access to:"/ingot.v1.SiteService/Wanted" `
+	const only = wantedName + "is for enrolled leaves and sites; enrol it with 'ingot partition enroll'"
+	for _, c := range []struct{ name, token, partition, text string }{
+		{"an infra editor", infra, "part-1", only},
+		{"an infra editor of the partition", bound, "part-1", only},
+		{"an admin", w.admin, "part-1", only},
+		{"a token that names methods", named, "part-1", only},
+		{"a leaf", w.farEnd(ingotv1.FarEnd_FAR_END_LEAF, "part-1", "leaf1"), "part-1", wantedName + "is not allowed because it is not part of the token permissions"},
+		{"another partition's site", site, "part-2", wantedName + `with subject:"part-2" is not allowed because it is not part of the token permissions, allowed subjects are:["part-1"]`},
+	} {
+		t.Run(c.name, func(t *testing.T) { wantCode(t, wanted(c.token, c.partition), connect.CodePermissionDenied, c.text) })
+	}
+	check(t, wanted(site, "part-1"))
+	_, err := dial(w, ingotv1connect.NewBootServiceClient, infra).Begin(t.Context(), connect.NewRequest(&ingotv1.BootServiceBeginRequest{Partition: "part-1", Switch: "leaf1"}))
+	wantCode(t, err, connect.CodePermissionDenied, `access to:"/ingot.v1.BootService/Begin" is for enrolled leaves and sites; enrol it with 'ingot partition enroll'`)
+	can, err := dial(w, apiv2connect.NewMethodServiceClient, w.admin).TokenScopedList(t.Context(), &apiv2.MethodServiceTokenScopedListRequest{})
+	check(t, err)
+	for _, p := range can.GetPermissions() {
+		if slices.Contains(p.GetMethods(), "/ingot.v1.SiteService/Wanted") {
+			t.Error("the call is listed as allowed")
+		}
 	}
 }
