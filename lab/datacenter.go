@@ -47,10 +47,11 @@ type DataCenter struct {
 	Site    *VM
 	Servers []*Server
 	Wires   map[string]*Wire
+	// Entrance leads people in.
+	Entrance *Entrance
 
 	addresses []string // of the BMCs, as the management server sees them
-	entrance  *Entrance
-	key       string // the operator's public ssh key
+	key       string   // the operator's public ssh key
 
 	news map[int]*news // of servers
 
@@ -332,7 +333,7 @@ func (d *DataCenter) leafNICs(i int, name string) []NIC {
 	mac := func(port int) string { return fmt.Sprintf("02:00:00:%02x:00:%02x", i+1, port) }
 	nics := []NIC{
 		{MAC: mac(0xf0), Name: "eth0", User: &User{Forward: map[netip.AddrPort]int{
-			netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(d.entrance.Leaves[i].Port)): 22,
+			netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(d.Entrance.Leaves[i].Port)): 22,
 		}}},
 		{MAC: mac(0xf1), Name: "fabric0", Port: end(d.wire("fabric"), i), MTU: 9000},
 		{MAC: mac(63), Name: sitePort, Port: d.wire("site-" + name).B()},

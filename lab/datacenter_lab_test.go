@@ -3,6 +3,7 @@
 package lab_test
 
 import (
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -28,8 +29,10 @@ func programs(t *testing.T) string {
 
 // Two servers that nobody has seen before: real firmware boots the medium that
 // their BMCs present, over a routed network, and Ingot takes them to waiting.
-func TestLabPowerOnToWaiting(t *testing.T) {
-	ctx := within(t, 10*time.Minute)
+// Each is then allocated for a project of its own, installed, and reached
+// through its network.
+func TestLabDataCenter(t *testing.T) {
+	ctx := within(t, 15*time.Minute)
 	dir := t.TempDir()
 	d, err := cache(t).NewDataCenter(ctx, lab.Plan{Dir: dir, Bin: programs(t), Servers: 2, Capture: true, Say: t.Logf})
 	if err != nil {
@@ -41,21 +44,49 @@ func TestLabPowerOnToWaiting(t *testing.T) {
 		}
 	})
 	start := time.Now()
-	see := func(s lab.Sighting) { t.Logf("%5.1f s  %s", time.Since(start).Seconds(), s.Text()) }
-	waiting := ingotv1.MachinePhase_MACHINE_PHASE_WAITING
-	if err := d.Reach(ctx, see, lab.Goal{Server: 1, Phase: waiting}, lab.Goal{Server: 2, Phase: waiting}); err != nil {
-		t.Fatal(err)
-	}
-	list, err := d.Ingot(ctx, "machine", "list", "--admin", "-o", "template", "--template", "{{.uuid}} {{.size.id}}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for n := 1; n <= 2; n++ {
-		if !strings.Contains(list, lab.UUID(n)+" lab-small") {
-			t.Errorf("machine %d is not listed with its size:\n%s", n, list)
+	reach := func(t *testing.T, phase ingotv1.MachinePhase) {
+		see := func(s lab.Sighting) { t.Logf("%5.1f s  %s", time.Since(start).Seconds(), s.Text()) }
+		if err := d.Reach(ctx, see, lab.Goal{Server: 1, Phase: phase}, lab.Goal{Server: 2, Phase: phase}); err != nil {
+			t.Fatal(err)
 		}
 	}
-	checkCaptures(t, dir)
+	steps := []struct {
+		name string
+		run  func(t *testing.T)
+	}{
+		{"waiting", func(t *testing.T) {
+			reach(t, ingotv1.MachinePhase_MACHINE_PHASE_WAITING)
+			list, err := d.Ingot(ctx, "machine", "list", "--admin", "-o", "template", "--template", "{{.uuid}} {{.size.id}}")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for n := 1; n <= 2; n++ {
+				if !strings.Contains(list, lab.UUID(n)+" lab-small") {
+					t.Errorf("machine %d is not listed with its size:\n%s", n, list)
+				}
+			}
+		}},
+		{"unprovisioned servers are alone", func(t *testing.T) { checkIsolation(t, d, dir) }},
+		{"installed", func(t *testing.T) {
+			for n := 1; n <= 2; n++ {
+				p, err := d.NewProject(ctx, fmt.Sprintf("project-%d", n))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := d.Allocate(ctx, n, p, lab.Busybox); err != nil {
+					t.Fatal(err)
+				}
+			}
+			reach(t, ingotv1.MachinePhase_MACHINE_PHASE_PHONED_HOME)
+			checkCaptures(t, dir)
+		}},
+		{"reached through its VRF", func(t *testing.T) { checkReach(ctx, t, d) }},
+	}
+	for _, s := range steps {
+		if !t.Run(s.name, s.run) {
+			t.FailNow()
+		}
+	}
 }
 
 // checkCaptures looks at everything that passed between servers and leaves:

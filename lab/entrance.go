@@ -76,7 +76,7 @@ func (d *DataCenter) open(ctx context.Context) error {
 	}
 	d.key = strings.TrimSpace(string(b))
 	api := d.control.api()
-	d.entrance = &Entrance{Dir: d.plan.Dir, URL: api.URL, CAFile: api.CAFile, TokenFile: api.TokenFile}
+	d.Entrance = &Entrance{Dir: d.plan.Dir, URL: api.URL, CAFile: api.CAFile, TokenFile: api.TokenFile}
 	for _, name := range leafNames {
 		addr, err := freeAddress(ctx)
 		if err != nil {
@@ -87,9 +87,9 @@ func (d *DataCenter) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		d.entrance.Leaves = append(d.entrance.Leaves, Jump{name, n})
+		d.Entrance.Leaves = append(d.Entrance.Leaves, Jump{name, n})
 	}
-	if b, err = json.MarshalIndent(d.entrance, "", "  "); err != nil {
+	if b, err = json.MarshalIndent(d.Entrance, "", "  "); err != nil {
 		return err
 	}
 	return errors.Join(os.WriteFile(filepath.Join(d.plan.Dir, entranceFile), b, 0o600), os.WriteFile(filepath.Join(d.cache.dir, entranceFile), b, 0o600))
@@ -97,7 +97,7 @@ func (d *DataCenter) open(ctx context.Context) error {
 
 // shut removes what leads into d, unless another data centre was started since.
 func (d *DataCenter) shut() error {
-	if d.entrance == nil {
+	if d.Entrance == nil {
 		return nil
 	}
 	if e, err := d.cache.Running(""); err != nil || e.Dir != d.plan.Dir {

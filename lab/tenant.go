@@ -27,7 +27,7 @@ func (d *DataCenter) Allocate(ctx context.Context, n int, p Project, image strin
 // SSH runs a command on a leaf, or on an installed server through its VRF, and
 // returns what it prints.
 func (d *DataCenter) SSH(ctx context.Context, name string, args ...string) (string, error) {
-	cmd, err := d.entrance.SSH(ctx, name, args...)
+	cmd, err := d.Entrance.SSH(ctx, name, args...)
 	if err != nil {
 		return "", err
 	}

@@ -124,13 +124,18 @@ func (p *Port) relay(conn *net.UnixConn) {
 		if err != nil {
 			return
 		}
-		p.Frames.Add(1)
-		if p.wire.cut.Load() || !p.peer.deliver(buf[:n]) {
-			p.Lost.Add(1)
-			continue
-		}
-		p.wire.record(buf[:n])
+		p.Inject(buf[:n])
 	}
+}
+
+// Inject puts a frame on the wire as if the device at p had sent it.
+func (p *Port) Inject(frame []byte) {
+	p.Frames.Add(1)
+	if p.wire.cut.Load() || !p.peer.deliver(frame) {
+		p.Lost.Add(1)
+		return
+	}
+	p.wire.record(frame)
 }
 
 // deliver hands a frame to the device at p, unless there is none or it does
