@@ -37,8 +37,8 @@ gen-check: gen  ## fails if the generated code in the checkout is not what gen m
 lab: build  ## a data centre on this machine: power-on to a running system
 	bin/ingot-lab up
 
-lab-test: build  ## real firmware, real FRR, real Redfish; minutes
-	$(GO) test -tags lab -count=1 -timeout 40m -v -run Lab ./lab/... ./leaf/...
+lab-test: build  ## real firmware, real FRR, real Redfish, a real browser (scripts/setup --browser); minutes
+	$(GO) test -tags lab -count=1 -timeout 40m -v -run Lab ./lab/... ./leaf/... ./web/...
 
 bench:  ## benchmarks with peers side by side
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./...

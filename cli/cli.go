@@ -4,7 +4,7 @@
 // request become flags, and what comes back is printed by one table of
 // columns. Only what descriptors cannot say is written out: texts, columns,
 // and a few commands that are not one call (login, context, apply, edit, version,
-// whoami).
+// web, whoami).
 package cli
 
 import (
@@ -110,7 +110,7 @@ func (a *app) root() *cobra.Command {
 	root.SetHelpCommandGroupID("tool")
 	root.SetCompletionCommandGroupID("tool")
 	for _, tool := range []*cobra.Command{
-		a.applyCommand(), a.callCommand(), a.contextCommand(), a.loginCommand(), a.versionCommand(), a.whoamiCommand(),
+		a.applyCommand(), a.callCommand(), a.contextCommand(), a.loginCommand(), a.versionCommand(), a.webCommand(), a.whoamiCommand(),
 	} {
 		tool.GroupID = "tool"
 		root.AddCommand(tool)

@@ -57,9 +57,9 @@ type daemon struct {
 	url string
 }
 
-func start(t *testing.T, dir string) *daemon {
+func start(t *testing.T, dir string, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{Cmd: ingotd(t, "serve", "--data-dir", dir, "--listen", "127.0.0.1:0"), t: t, dir: dir}
+	d := &daemon{Cmd: ingotd(t, append([]string{"serve", "--data-dir", dir, "--listen", "127.0.0.1:0"}, args...)...), t: t, dir: dir}
 	out, err := d.StdoutPipe()
 	check(t, err)
 	check(t, d.Start())
@@ -181,13 +181,25 @@ func TestWithoutKeys(t *testing.T) {
 func TestProbes(t *testing.T) {
 	d := start(t, t.TempDir())
 	c := &http.Client{Transport: d.transport()}
-	for path, want := range map[string]int{"/livez": 200, "/readyz": 200, "/metrics": 401, "/nothing": 404} {
+	for path, want := range map[string]int{"/livez": 200, "/readyz": 200, "/metrics": 401, "/nothing": 404, "/ui/": 200, "/": 404} {
 		r, err := c.Get(d.url + path)
 		check(t, err)
 		r.Body.Close()
 		if r.StatusCode != want {
 			t.Errorf("%s: %s, want %d", path, r.Status, want)
 		}
+	}
+	d.stop()
+}
+
+// The page is a part like others.
+func TestWithoutPage(t *testing.T) {
+	d := start(t, t.TempDir(), "--parts", "api,loops")
+	r, err := (&http.Client{Transport: d.transport()}).Get(d.url + "/ui/")
+	check(t, err)
+	r.Body.Close()
+	if r.StatusCode != http.StatusNotFound {
+		t.Errorf("without the part web: %s", r.Status)
 	}
 	d.stop()
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/secret"
 	"github.com/ingot-cloud/ingot/store"
+	"github.com/ingot-cloud/ingot/web"
 )
 
 // options are the flags of "ingotd serve".
@@ -40,7 +41,7 @@ type options struct {
 }
 
 // controlParts are what a control plane is made of.
-var controlParts = []string{"api", "loops"}
+var controlParts = []string{"api", "loops", "web"}
 
 func serveCommand() *cobra.Command {
 	var o options
@@ -122,9 +123,11 @@ func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
 	}
 	hosts := hostNames(o.hosts, host)
 	url := "https://" + net.JoinHostPort(hosts[0], port)
-	srv, err := api.New(ctx, api.Config{
-		DB: db, Ring: ring, URL: url, Provider: o.provider, Version: buildVersion(), Log: log, Metrics: newMetrics(db),
-	})
+	conf := api.Config{DB: db, Ring: ring, URL: url, Provider: o.provider, Version: buildVersion(), Log: log, Metrics: newMetrics(db)}
+	if slices.Contains(o.parts, "web") {
+		conf.Pages = web.Pages()
+	}
+	srv, err := api.New(ctx, conf)
 	if err != nil {
 		return err
 	}
