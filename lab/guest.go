@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	_ "embed" // the guests' scripts
+	"slices"
 	"strings"
 )
 
@@ -16,15 +17,18 @@ var guestInit string
 //go:embed mountroot.sh
 var mountRoot string
 
-// guestModules are what a switch or a management server needs of the kernel.
-var guestModules = []string{
-	"virtio_pci", "virtio_net", "virtio_blk", "virtio_rng", "vrf", "vxlan", "dummy", "bridge", "8021q",
-	"nf_tables", "nft_ct", "nft_log", "nft_limit", "nft_reject_inet", "nft_fib_inet", "nft_fib_netdev",
-	"nfnetlink", "af_packet", "ext4",
-}
+// guestModules are what every guest needs of the kernel, switchModules what a
+// switch or a management server needs besides.
+var (
+	guestModules  = []string{"virtio_pci", "virtio_net", "virtio_blk", "virtio_rng", "af_packet", "ext4"}
+	switchModules = []string{
+		"vrf", "vxlan", "dummy", "bridge", "8021q",
+		"nf_tables", "nft_ct", "nft_log", "nft_limit", "nft_reject_inet", "nft_fib_inet", "nft_fib_netdev", "nfnetlink",
+	}
+)
 
 // guestSystem describes the system that leaves, the site and the busybox image
-// share: busybox, FRR, iproute2 and nftables.
+// share: busybox, FRR, iproute2 and an ssh server.
 //
 // It starts FRR (zebra, staticd, bgpd; the datacenter profile) with
 // /etc/frr/frr.conf, if that has content, and then every executable in
@@ -34,10 +38,10 @@ var guestModules = []string{
 func guestSystem() Initrd {
 	pam := "auth sufficient pam_permit.so\naccount sufficient pam_permit.so\nsession sufficient pam_permit.so\n"
 	return Initrd{
-		Modules: guestModules,
+		Modules: slices.Clone(guestModules),
 		Programs: []string{
 			"/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "/usr/lib/frr/staticd", "/usr/bin/vtysh",
-			"/bin/ip", "/sbin/bridge", "/usr/sbin/nft", "/usr/sbin/dropbear",
+			"/bin/ip", "/usr/sbin/dropbear",
 		},
 		Trees: []string{
 			"/usr/share/yang",
@@ -127,6 +131,8 @@ func (c *Cache) GuestImage(ctx context.Context) (BootImage, error) {
 	}
 	i := guestSystem()
 	i.Name = "guest"
+	i.Modules = append(i.Modules, switchModules...)
+	i.Programs = append(i.Programs, "/sbin/bridge", "/usr/sbin/nft")
 	initrd, err := c.Initrd(ctx, i)
 	return BootImage{Kernel: p.Kernel, Initrd: initrd}, err
 }

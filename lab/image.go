@@ -233,6 +233,9 @@ func (c *Cache) BootImage(ctx context.Context, agent string) (BootImage, error) 
 	return BootImage{Kernel: p.Kernel, Initrd: initrd}, err
 }
 
+// diskModules are what the busybox image needs to find its root file system.
+var diskModules = []string{"virtio_pci", "virtio_blk", "nvme", "ext4"}
+
 // BusyboxImage returns a small OS image, a .tar.zst: busybox, FRR, an ssh
 // server, a program that sends LLDP frames (a static program of this machine)
 // and a kernel with an initrd that mounts the root file system named on the
@@ -244,7 +247,7 @@ func (c *Cache) BusyboxImage(ctx context.Context, lldp string) (string, error) {
 		return "", err
 	}
 	initrd, err := c.Initrd(ctx, Initrd{
-		Name: "busybox-os-initrd", Modules: bootModules, Busybox: true,
+		Name: "busybox-os-initrd", Modules: diskModules, Busybox: true,
 		Files: map[string]File{"/init": Script(mountRoot)},
 	})
 	if err != nil {
@@ -252,13 +255,14 @@ func (c *Cache) BusyboxImage(ctx context.Context, lldp string) (string, error) {
 	}
 	system := guestSystem()
 	system.Name = "busybox-os"
-	system.Modules = append(system.Modules, bootModules...)
+	system.Modules = append(system.Modules, "vfat", "nls_ascii", "nls_cp437", "efivarfs")
 	files := system.Files
 	files["/boot/vmlinuz-"+p.Version] = File{From: p.Kernel, Mode: 0o644}
 	files["/boot/initrd.img-"+p.Version] = File{From: initrd, Mode: 0o644}
 	files["/usr/sbin/lldpsender"] = Program(lldp)
 	files["/etc/kernel/cmdline"] = Text("quiet " + KernelArguments() + "\n")
-	files["/etc/service/lldp"] = Script("#!/bin/sh\nexec /usr/sbin/lldpsender\n")
+	// It speaks before FRR does, which takes seconds to start.
+	files["/etc/rc.local"] = Script("#!/bin/sh\n(while :; do /usr/sbin/lldpsender; sleep 1; done) &\n")
 	files["/etc/service/ssh"] = Script("#!/bin/sh\n" + sshd + "\n")
 	inputs, err := system.inputs(p)
 	if err != nil {
@@ -269,7 +273,7 @@ func (c *Cache) BusyboxImage(ctx context.Context, lldp string) (string, error) {
 		if err := system.fill(ctx, t, p); err != nil {
 			return err
 		}
-		return compressed(filepath.Join(dir, "image.tar.zst"), zstd.SpeedDefault, t.tar)
+		return compressed(filepath.Join(dir, "image.tar.zst"), zstd.SpeedBestCompression, t.tar)
 	})
 	return filepath.Join(dir, "image.tar.zst"), err
 }

@@ -4,7 +4,7 @@ export PATH=/sbin:/bin:/usr/sbin:/usr/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for m in virtio_pci virtio_blk nvme ext4 xfs virtio_net virtio_rng; do modprobe $m; done
+modprobe -a virtio_pci virtio_blk nvme ext4
 root=$(sed -n 's/.*\broot=\([^ ]*\).*/\1/p' /proc/cmdline)
 n=0
 while :; do
