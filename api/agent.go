@@ -83,7 +83,7 @@ func (s agents) Wait(ctx context.Context, req *connect.Request[ingotv1.AgentServ
 	}
 	s.progress.forget(uuid)
 	first := true
-	return s.follow(ctx, func(snap store.Snapshot, idle bool) error {
+	return s.follow(ctx, func(snap store.Snapshot, sign bool) error {
 		s.sightings.saw(uuid, s.cfg.Now())
 		m, err := records.Machines.Get(snap, uuid)
 		if err != nil {
@@ -100,7 +100,7 @@ func (s agents) Wait(ctx context.Context, req *connect.Request[ingotv1.AgentServ
 		case in != nil && in.GetAllocation().GetUuid() != told:
 			told = in.GetAllocation().GetUuid()
 			return stream.Send(&ingotv1.AgentServiceWaitResponse{Installation: in})
-		case idle || first:
+		case sign || first:
 			first = false
 			return stream.Send(&ingotv1.AgentServiceWaitResponse{})
 		default:

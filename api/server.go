@@ -38,6 +38,7 @@ type Config struct {
 	Metrics  *prometheus.Registry // where to register metrics, and what /metrics shows; a new one
 	Log      *slog.Logger         // slog.Default
 	Now      func() time.Time     // the clock; time.Now
+	LifeSign time.Duration        // how often a stream shows that it is alive; 20 s
 
 	Pages map[string]http.Handler // served beside the API, by patterns of http.ServeMux, without authentication; none
 }
@@ -57,6 +58,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.LifeSign == 0 {
+		c.LifeSign = 20 * time.Second
 	}
 	return c
 }

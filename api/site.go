@@ -29,7 +29,7 @@ var siteInputs = []string{"allocation/", "bmc/", "bmc-status/", "fabric/", "imag
 // nowhere.
 func (s sites) Wanted(ctx context.Context, req *connect.Request[ingotv1.SiteServiceWantedRequest], stream *connect.ServerStream[ingotv1.SiteServiceWantedResponse]) error {
 	var told *ingotv1.SiteWanted
-	return s.follow(ctx, func(snap store.Snapshot, idle bool) error {
+	return s.follow(ctx, func(snap store.Snapshot, sign bool) error {
 		if err := s.takeAll(ctx, snap, req.Msg.GetPartition()); err != nil {
 			return err
 		}
@@ -39,7 +39,7 @@ func (s sites) Wanted(ctx context.Context, req *connect.Request[ingotv1.SiteServ
 			return err
 		}
 		if proto.Equal(w, told) {
-			if idle {
+			if sign {
 				return stream.Send(&ingotv1.SiteServiceWantedResponse{})
 			}
 			return nil
