@@ -11,7 +11,9 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,8 +66,12 @@ type world struct {
 
 const partition = "fra-1"
 
-func newWorld(t *testing.T) *world {
+// newWorld starts a control plane. instead is served in place of what it
+// serves at some paths.
+func newWorld(t *testing.T, instead map[string]http.Handler) *world {
 	t.Helper()
+	pages := web.Pages()
+	maps.Copy(pages, instead)
 	w := &world{t: t, clock: storetest.NewClock(), dir: t.TempDir()}
 	w.clock.Set(time.Now())
 	w.db = storetest.OpenAt(t, w.clock, records.Tables()...)
@@ -73,7 +79,7 @@ func newWorld(t *testing.T) *world {
 	w.addr = ln.Addr().String()
 	var err error
 	w.srv, err = api.New(t.Context(), api.Config{
-		DB: w.db, Ring: secret.NewRing(), URL: "https://" + w.addr, Now: w.clock.Now, Log: slog.New(slog.DiscardHandler), Pages: web.Pages(),
+		DB: w.db, Ring: secret.NewRing(), URL: "https://" + w.addr, Now: w.clock.Now, Log: slog.New(slog.DiscardHandler), Pages: pages,
 	})
 	check(t, err)
 	_, err = w.srv.Bootstrap(t.Context(), func(token string) error { w.admin = token; return nil })
@@ -150,9 +156,16 @@ func (w *world) furnish() {
 	})
 	w.update(func(tx *store.Tx) error {
 		if _, err := network.PutFabric(tx, &ingotv1.Fabric{
-			Partition: partition, BootSupernet: "fd00:10::/48", BootVni: 1000, BootAddress: "fd00:b007::1", Loopbacks: "10.255.0.0/24", FirstAsn: 4200000001, AsnCount: 1024,
+			Partition: partition, BootSupernet: "fd00:10::/44", BootVni: 1000, BootAddress: "fd00:b007::1", Loopbacks: "10.255.0.0/20", FirstAsn: 4200000001, AsnCount: 1024,
 			ServicePorts: []*ingotv1.ServicePort{{Switch: "leaf01", Port: "swp1"}, {Switch: "leaf02", Port: "swp1"}},
 		}); err != nil {
+			return err
+		}
+		bmc := &ingotv1.BMC{Id: "bmc-1", Partition: partition, Address: "10.1.1.1:443", User: "root"}
+		if err := records.BMCs.Insert(tx, bmc); err != nil {
+			return err
+		}
+		if err := records.BMCStatuses.Put(tx, &privatev1.BMCStatus{Partition: partition, Id: bmc.Id, Status: &ingotv1.BMCStatus{LastSeen: now}}); err != nil {
 			return err
 		}
 		return records.Sites.Put(tx, &ingotv1.Site{Partition: partition, Seen: now, Medium: &ingotv1.Medium{Url: "https://mgmt/boot.iso", Size: 21_800_000, Built: now}})

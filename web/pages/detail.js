@@ -77,8 +77,9 @@ export class Detail {
     this.what = h("p");
     this.bar = h("progress", { max: 100, hidden: true });
     this.waits = h("p");
+    this.trouble = h("p", { class: "trouble" });
     this.remedy = h("p", { class: "remedy", hidden: true });
-    this.now = h("div", { class: "now" }, h("p", null, this.badge, " ", this.since), this.what, this.bar, this.waits, this.remedy);
+    this.now = h("div", { class: "now" }, h("p", null, this.badge, " ", this.since), this.what, this.bar, this.trouble, this.waits, this.remedy);
     this.facts = h("dl");
     this.rows = h("tbody");
     this.none = h("p", { class: "hint" }, "Nothing has happened yet.");
@@ -108,7 +109,8 @@ export class Detail {
     this.bar.hidden = m.progress?.percent === undefined;
     if (!this.bar.hidden && this.bar.value !== m.progress.percent) this.bar.value = m.progress.percent;
     attribute(this.bar, "aria-label", m.progress ? "progress of " + m.progress.step : null);
-    text(this.waits, m.waiting && !(m.progress && !isOverdue(m, now)) ? capital(waitingText(m.waiting, now)) + "." : m.trouble ? capital(m.trouble) + (m.error ? ": " + m.error : "") : "");
+    text(this.waits, m.waiting && !(m.progress && !isOverdue(m, now)) ? capital(waitingText(m.waiting, now)) + "." : "");
+    text(this.trouble, m.trouble || m.phase === "CRASHED" ? capital(m.trouble || "crashed") + (m.error ? ": " + m.error : "") : "");
     this.remedy.hidden = !m.waiting?.remedy;
     text(this.remedy, m.waiting?.remedy ? (needsCare(m, now) ? "Do: " : "If it takes too long: ") + m.waiting.remedy + "." : "");
     this.#facts(m);

@@ -6,6 +6,8 @@ import { isIdle } from "./model.js";
 const machines = "metalstack.api.v2.Machine", switches = "metalstack.api.v2.Switch", fabrics = "ingot.v1.Fabric", sites = "ingot.v1.Site";
 const types = [machines, switches, fabrics, sites];
 
+const scanned = 15_000; // ms between looks at what scans of BMCs found
+
 const sleep = (ms, signal) => new Promise((done) => {
   const timer = setTimeout(done, ms);
   signal.addEventListener("abort", () => { clearTimeout(timer); done(); }, { once: true });
@@ -15,6 +17,7 @@ const sleep = (ms, signal) => new Promise((done) => {
 export class Live {
   heard = 0; // when the API answered last, in this machine's time
   error = null; // why it does not now
+  polls = false; // streams do not get through, so the lists are read again and again
   retryAt = 0;
   #end = new AbortController();
   #stale = new Set(); // machines whose standing is to be asked for
@@ -54,10 +57,15 @@ export class Live {
     const { signal } = this.#end;
     let revision = null, deaf = 0;
     for (let tries = 0; !signal.aborted; tries++) {
+      let listed = false;
       try {
-        revision ??= await this.#list(signal);
+        if (revision === null) {
+          revision = await this.#list(signal);
+          listed = true;
+        }
         for await (const { change } of this.api.stream("ingot.v1.WatchService/All", { types, after: revision }, signal)) {
           this.#alive();
+          this.polls = false;
           tries = deaf = 0;
           this.#apply(change.resources ?? []);
           revision = change.revision;
@@ -67,7 +75,8 @@ export class Live {
         // Where streams do not get through at all, the lists are read again.
         if (e.code === "out_of_range" || ++deaf > 1) revision = null;
         if (e.code === "out_of_range" && tries === 0) continue;
-        this.error = e;
+        this.polls = listed;
+        if (!listed) this.error = e;
       }
       const wait = Math.min(10_000, 500 * 2 ** Math.min(tries, 6)) * (0.5 + Math.random() / 2);
       this.retryAt = Date.now() + wait;
@@ -81,12 +90,13 @@ export class Live {
     const partition = this.partition, { api, model } = this;
     const call = (method, request) => api.call(method, request, signal);
     const first = await call("metalstack.admin.v2.SwitchService/List", { query: { partition } });
-    const [fabric, site, all, standings] = await Promise.all([
+    const [fabric, site, bmcs, all, standings] = await Promise.all([
       call("ingot.v1.FabricService/Get", { partition }).catch((e) => {
         if (e.code === "not_found") return { message: {} };
         throw e;
       }),
       call("ingot.v1.FabricService/Sites", { partition }),
+      call("ingot.v1.BMCService/List", { partition }),
       call("metalstack.admin.v2.MachineService/List", { partition }),
       call("ingot.v1.TimelineService/ListAny", { partition }),
     ]);
@@ -94,6 +104,7 @@ export class Live {
     model.reset(partition);
     model.fabric = fabric.message.fabric ?? null;
     model.site = site.message.sites?.[0] ?? null;
+    model.bmcs = bmcs.message.bmcs ?? [];
     for (const sw of first.message.switches ?? []) model.switches.set(sw.id, sw);
     const listed = all.message.machines ?? [];
     model.only(new Set(listed.map((m) => m.uuid)));
@@ -132,11 +143,16 @@ export class Live {
 
   // #look asks where machines stand: soon for those that changed, and every
   // second for those in view that are on their way, since agents' progress is
-  // not in the store.
+  // not in the store. No watch tells of BMCs, so they are asked for, too.
   async #look() {
     const { signal } = this.#end;
+    let scans = Date.now() + scanned;
     for (let due = 0; !signal.aborted; await sleep(200, signal)) {
       if (!this.live) continue;
+      if (document.visibilityState === "visible" && Date.now() >= scans) {
+        scans = Date.now() + scanned;
+        await this.#bmcs(signal);
+      }
       const ask = new Set([...this.#stale].slice(0, 1000));
       if (document.visibilityState === "visible" && Date.now() >= due) {
         for (const uuid of this.watched()) {
@@ -157,5 +173,11 @@ export class Live {
         await sleep(2000, signal);
       }
     }
+  }
+
+  async #bmcs(signal) {
+    try {
+      this.model.bmcs = (await this.api.call("ingot.v1.BMCService/List", { partition: this.partition }, signal)).message.bmcs ?? [];
+    } catch {} // the next look asks again, and the stream says what is wrong
   }
 }

@@ -1,17 +1,18 @@
 // The list of machines: states to choose from, a table of one page, and what
 // is said aloud when something moves.
 import { arrange, attribute, byId, duration, h, seconds, text } from "./dom.js";
-import { alphabetic, isIdle, isOverdue, nameOf, needsCare, order, phases } from "./model.js";
+import { isIdle, isOverdue, nameOf, needsCare, order, phases } from "./model.js";
 
 const perPage = 50;
 
 const columns = [
   ["name", "Machine"], ["phase", "State"], ["now", "Now"], ["place", "Where"], ["size", "Size"],
 ];
+const plain = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
 const sortable = {
-  name: (a, b) => alphabetic(nameOf(a), nameOf(b)),
+  name: (a, b) => plain(a.key, b.key),
   phase: (a, b) => order.indexOf(a.phase) - order.indexOf(b.phase) || b.since - a.since,
-  size: (a, b) => alphabetic(a.size, b.size),
+  size: (a, b) => plain(a.size, b.size),
 };
 
 // progressText says what an agent does: "image: writing, 52 %, 12 s left".
@@ -73,7 +74,7 @@ export class Machines {
     this.#count();
     const found = this.#found();
     const by = sortable[this.sort];
-    found.sort((a, b) => (this.down ? by(b, a) : by(a, b)) || alphabetic(a.uuid, b.uuid));
+    found.sort((a, b) => (this.down ? by(b, a) : by(a, b)) || plain(a.uuid, b.uuid));
     const last = Math.max(0, Math.ceil(found.length / perPage) - 1);
     this.page = Math.min(this.page, last);
     const page = found.slice(this.page * perPage, (this.page + 1) * perPage);

@@ -157,12 +157,15 @@ function pulse() {
   if (!live) return;
   const stale = byId("stale");
   stale.hidden = state !== "stale";
-  if (state === "live") return text(byId("pulse-text"), "live");
+  if (state === "live") return text(byId("pulse-text"), live.polls ? "polling" : "live");
   if (state === "wait") return text(byId("pulse-text"), "connecting …");
   text(byId("pulse-text"), "stale");
   const next = live.retryAt > at ? ` Next try in ${duration(live.retryAt - at + 999)}.` : " Trying again …";
+  // Who listens hears once that and why, not every second how long.
   const why = !live.error || live.error.code === "unreachable" ? "the API does not answer" : "the API says: " + live.error.message;
-  text(stale, (live.heard ? `Last update ${duration(age)} ago; ` : "No update yet; ") + why + "." + next);
+  text(byId("stale-age"), live.heard ? `Last update ${duration(age)} ago; ` : "No update yet; ");
+  text(byId("stale-why"), why + ".");
+  text(byId("stale-next"), next);
 }
 
 const capital = (t) => t.charAt(0).toUpperCase() + t.slice(1);

@@ -17,6 +17,7 @@ const cutStart = (t, n) => (t.length <= n ? t : "…" + t.slice(1 - n));
 
 export class Topology {
   #racks = new Map(); // by name
+  #home = new Map(); // name of the rack, by machine
   #view; // which racks are in view
 
   constructor(model, choose) {
@@ -43,11 +44,9 @@ export class Topology {
   // null if none is.
   update({ machines, wiring }, matches) {
     if (wiring || [...machines].some((uuid) => this.#moved(uuid))) this.#arrange();
-    for (const rack of this.#racks.values()) {
-      for (const uuid of machines) {
-        const node = rack.nodes.get(uuid);
-        if (node) this.#paint(node);
-      }
+    for (const uuid of machines) {
+      const node = this.#racks.get(this.#home.get(uuid))?.nodes.get(uuid);
+      if (node) this.#paint(node);
     }
     if (matches !== null || this.matches) this.search(matches);
   }
@@ -62,7 +61,17 @@ export class Topology {
       for (const node of rack.nodes.values()) this.#paint(node);
     }
     byId("racks").classList.toggle("many", shown > few);
-    for (const rack of this.#racks.values()) this.#open(rack, rack.wish ?? shown <= few);
+    for (const rack of this.#racks.values()) {
+      this.#open(rack, rack.wish ?? shown <= few);
+      this.#reveal(rack);
+    }
+  }
+
+  // #reveal scrolls a picture to the first machine that is searched for.
+  #reveal(rack) {
+    const i = this.matches ? [...rack.nodes.keys()].findIndex((uuid) => this.matches.has(uuid)) : -1;
+    if (rack.open && i >= 0 && rack.revealed !== this.matches.size + ":" + i) rack.picture.scrollLeft = (i - 1) * (box.width + box.gap);
+    rack.revealed = i < 0 ? null : this.matches.size + ":" + i; // once, so that who scrolls elsewhere stays there
   }
 
   // select marks a machine.
@@ -93,8 +102,7 @@ export class Topology {
   // #moved reports whether a machine is new, gone, or stands in another rack.
   #moved(uuid) {
     const m = this.model.machines.get(uuid);
-    const rack = [...this.#racks.values()].find((r) => r.machines.includes(uuid));
-    return m ? rack?.name !== this.#rackOf(m) : Boolean(rack);
+    return m ? !this.#home.has(uuid) || this.#home.get(uuid) !== this.#rackOf(m) : this.#home.has(uuid);
   }
 
   #rackOf(m) {
@@ -113,7 +121,11 @@ export class Topology {
       return want.get(name);
     };
     for (const sw of this.model.switches.values()) rackAt(sw.rack ?? "").leaves.push(sw);
-    for (const m of this.model.machines.values()) rackAt(this.#rackOf(m)).machines.push(m.uuid);
+    this.#home.clear();
+    for (const m of this.model.machines.values()) {
+      this.#home.set(m.uuid, this.#rackOf(m));
+      rackAt(this.#home.get(m.uuid)).machines.push(m.uuid);
+    }
     for (const [name, rack] of this.#racks) {
       if (want.has(name)) continue;
       this.#view.unobserve(rack.card);
@@ -135,6 +147,9 @@ export class Topology {
       text(rack.count, [leaves.length && leaves.length + (leaves.length === 1 ? " leaf" : " leaves"), machines.length + (machines.length === 1 ? " machine" : " machines")]
         .filter(Boolean).join(" · "));
       if (rack.key === key) continue;
+      // The room of the picture is there before it, so that racks do not come
+      // into view only because others are not drawn yet.
+      rack.picture.style.minHeight = Math.ceil(machines.length / dot.perRow) * (dot.size + dot.gap) + "px";
       Object.assign(rack, { key, leaves, machines, dirty: true });
       if (rack.seen) this.#draw(rack);
     }
@@ -184,6 +199,8 @@ export class Topology {
     });
     columns.forEach((c, i) => boxes.append(this.#node(rack, c, margin + i * (box.width + box.gap), top)));
     rack.picture.replaceChildren(svg);
+    rack.revealed = null;
+    this.#reveal(rack);
   }
 
   // #dots draws a rack as one dot per machine.
@@ -307,7 +324,8 @@ export class Topology {
 
   // #facts says what holds for the partition.
   #facts() {
-    const { fabric, site } = this.model;
+    const { fabric, site, bmcs } = this.model;
+    const mute = bmcs.filter((b) => b.status?.lastError || !b.status?.lastSeen);
     const heard = Date.parse(site?.seen ?? "") || 0;
     const facts = [
       fabric && ["Boot network", fabric.bootSupernet],
@@ -318,6 +336,7 @@ export class Topology {
       !fabric && ["Fabric", "no plan yet: ingot fabric put", "wrong"],
       ["Site", heard ? `last news ${duration(this.model.now() - heard)} ago` : "not heard of yet", heard ? "" : "wrong"],
       site?.medium && ["Boot medium", site.medium.error || (site.medium.size ? `${(Number(site.medium.size) / 1e6).toFixed(1)} MB, built ${duration(this.model.now() - Date.parse(site.medium.built ?? site.seen))} ago` : "none"), site.medium.error ? "wrong" : ""],
+      bmcs.length && ["BMCs", mute.length ? `${mute.length} of ${bmcs.length} trouble: ${mute[0].id}: ${mute[0].status?.lastError || "not scanned yet"}` : `${bmcs.length} answer`, mute.length ? "wrong" : ""],
     ].filter(Boolean);
     const list = byId("facts");
     if (list.childNodes.length !== facts.length) list.replaceChildren(...facts.map(() => h("p", null, h("span"), h("b"))));
