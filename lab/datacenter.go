@@ -50,8 +50,9 @@ type DataCenter struct {
 	// Entrance leads people in.
 	Entrance *Entrance
 
-	addresses []string // of the BMCs, as the management server sees them
-	key       string   // the operator's public ssh key
+	addresses []string       // of the BMCs, as the management server sees them
+	key       string         // the operator's public ssh key
+	handed    map[int]string // userdata, by server
 
 	news map[int]*news // of servers
 

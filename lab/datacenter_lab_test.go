@@ -81,6 +81,7 @@ func TestLabDataCenter(t *testing.T) {
 			checkCaptures(t, dir)
 		}},
 		{"reached through its VRF", func(t *testing.T) { checkReach(ctx, t, d) }},
+		{"no secret is left behind", func(t *testing.T) { checkSecrets(ctx, t, d) }},
 	}
 	for _, s := range steps {
 		if !t.Run(s.name, s.run) {

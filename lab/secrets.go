@@ -85,6 +85,9 @@ func (d *DataCenter) secrets(ctx context.Context) ([]leak.Secret, error) {
 			all = append(all, leak.Secret{Name: "enrolment of " + v.Spec().Name, Value: bytes.TrimSpace(f.Data)})
 		}
 	}
+	for n, text := range d.handed {
+		all = append(all, leak.Secret{Name: "userdata of " + serverName(n), Value: []byte(text)})
+	}
 	passwords, err := d.consolePasswords(ctx)
 	return append(all, passwords...), err
 }

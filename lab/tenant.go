@@ -1,6 +1,9 @@
 package lab
 
-import "context"
+import (
+	"context"
+	"crypto/rand"
+)
 
 // A Project is a project with a private network in the data centre.
 type Project struct{ ID, Network string }
@@ -20,8 +23,19 @@ func (d *DataCenter) NewProject(ctx context.Context, name string) (Project, erro
 // operator's ssh key.
 func (d *DataCenter) Allocate(ctx context.Context, n int, p Project, image string) error {
 	_, err := d.Ingot(ctx, "machine", "create", "--project", p.ID, "--uuid", UUID(n), "--allocation-type", "machine",
-		"--name", serverName(n), "--hostname", serverName(n), "--image", image, "--networks", "network="+p.Network, "--ssh-public-keys", d.key)
+		"--name", serverName(n), "--hostname", serverName(n), "--image", image, "--networks", "network="+p.Network, "--ssh-public-keys", d.key, "--userdata", d.userdata(n))
 	return err
+}
+
+// userdata returns what the owner of server n hands to its system: a secret.
+func (d *DataCenter) userdata(n int) string {
+	if d.handed == nil {
+		d.handed = map[int]string{}
+	}
+	if d.handed[n] == "" {
+		d.handed[n] = "password: " + rand.Text()
+	}
+	return d.handed[n]
 }
 
 // SSH runs a command on a leaf, or on an installed server through its VRF, and

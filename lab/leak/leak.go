@@ -68,12 +68,13 @@ type Report struct {
 	Allowed  []Finding
 	// Unused are the allowances that nothing needed.
 	Unused []Allowance
-	// Files and Bytes are how much was searched, Members how many pieces of
+	// Secrets is how many were searched for, Files and Bytes are how much was
+	// searched, Members how many pieces of
 	// compressed data were in it. Undecoded looked like more, but could not be
 	// decompressed: formats have short magic numbers.
-	Files, Members int
-	Bytes          int64
-	Undecoded      []string
+	Secrets, Files, Members int
+	Bytes                   int64
+	Undecoded               []string
 }
 
 // Err returns the findings as an error, nil if there are none.
@@ -97,6 +98,7 @@ type searching struct {
 // Run searches all files below root, and data by name: what is not in a file.
 func (s *Search) Run(root string, data map[string][]byte) (*Report, error) {
 	g := &searching{Search: s, used: make([]bool, len(s.Allowed)), found: map[[3]string]bool{}}
+	g.report.Secrets = len(s.Secrets)
 	var err error
 	if g.matcher, err = newMatcher(s.Secrets); err != nil {
 		return nil, err
