@@ -27,18 +27,19 @@ type room struct {
 }
 
 // crafts are the packages that know nothing of the product's rules.
-const crafts = "proto fault secret ipam bmc image client lldp"
+const crafts = "proto fault secret ipam bmc image client lldp console"
 
 var rooms = map[string]room{
 	"proto":  {"", "generated from the wire contract, knows nothing"},
 	"fault":  {"", "every floor reports errors, so errors know no floor"},
 	"secret": {"proto fault", "sealing knows keys, not what is sealed"},
 
-	"ipam":   {"fault", "arithmetic has no state"},
-	"lldp":   {"fault", "frames and sockets, no decisions"},
-	"bmc":    {"proto fault secret", "speaks to hardware, decides nothing"},
-	"image":  {"proto fault", "reads bytes, decides nothing"},
-	"client": {"proto fault", "dials the API like any client"},
+	"ipam":    {"fault", "arithmetic has no state"},
+	"lldp":    {"fault", "frames and sockets, no decisions"},
+	"console": {"", "bounded memory and cleaning of bytes, no decisions"},
+	"bmc":     {"proto fault secret", "speaks to hardware, decides nothing"},
+	"image":   {"proto fault", "reads bytes, decides nothing"},
+	"client":  {"proto fault", "dials the API like any client"},
 
 	"store":   {"proto fault secret", "knows protobuf and etcd, not machines"},
 	"records": {"proto fault store", "names the tables; logic lives in the rules"},
@@ -47,7 +48,7 @@ var rooms = map[string]room{
 	"network": {"proto fault secret ipam store records access", "rules are pure; machine builds on network"},
 	"machine": {"proto fault secret ipam store records access network", "rules are pure"},
 
-	"api":  {"proto fault secret ipam store records access network machine", "hands meet in the store or in cmd/ingotd, never in each other"},
+	"api":  {"proto fault secret ipam console store records access network machine", "hands meet in the store or in cmd/ingotd, never in each other"},
 	"loop": {"proto fault secret ipam store records access network machine", "hands meet in the store or in cmd/ingotd, never in each other"},
 	"web":  {"proto fault client", "the UI is a client of the API like any other"},
 
