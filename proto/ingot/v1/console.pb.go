@@ -23,11 +23,68 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ConsoleState is how a site gets on with a console.
+type ConsoleState int32
+
+const (
+	ConsoleState_CONSOLE_STATE_UNSPECIFIED ConsoleState = 0
+	// The site listens to it.
+	ConsoleState_CONSOLE_STATE_OPEN ConsoleState = 1
+	// It is not open, and the site keeps trying.
+	ConsoleState_CONSOLE_STATE_CLOSED ConsoleState = 2
+	// The BMC does not offer one that the site can open.
+	ConsoleState_CONSOLE_STATE_UNSUPPORTED ConsoleState = 3
+)
+
+// Enum value maps for ConsoleState.
+var (
+	ConsoleState_name = map[int32]string{
+		0: "CONSOLE_STATE_UNSPECIFIED",
+		1: "CONSOLE_STATE_OPEN",
+		2: "CONSOLE_STATE_CLOSED",
+		3: "CONSOLE_STATE_UNSUPPORTED",
+	}
+	ConsoleState_value = map[string]int32{
+		"CONSOLE_STATE_UNSPECIFIED": 0,
+		"CONSOLE_STATE_OPEN":        1,
+		"CONSOLE_STATE_CLOSED":      2,
+		"CONSOLE_STATE_UNSUPPORTED": 3,
+	}
+)
+
+func (x ConsoleState) Enum() *ConsoleState {
+	p := new(ConsoleState)
+	*p = x
+	return p
+}
+
+func (x ConsoleState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConsoleState) Descriptor() protoreflect.EnumDescriptor {
+	return file_ingot_v1_console_proto_enumTypes[0].Descriptor()
+}
+
+func (ConsoleState) Type() protoreflect.EnumType {
+	return &file_ingot_v1_console_proto_enumTypes[0]
+}
+
+func (x ConsoleState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConsoleState.Descriptor instead.
+func (ConsoleState) EnumDescriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{0}
+}
+
 type ConsoleServiceReadRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Uuid    string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	Project string                 `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
-	// How many of the last bytes to send first.
+	// How many of the last bytes to send first. Those that were shown before
+	// the project's allocation began are not among them.
 	Tail uint32 `protobuf:"varint,3,opt,name=tail,proto3" json:"tail,omitempty"`
 	// Whether to go on with what comes.
 	Follow        bool `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
@@ -93,9 +150,16 @@ func (x *ConsoleServiceReadRequest) GetFollow() bool {
 	return false
 }
 
+// ConsoleServiceReadResponse is empty as a sign of life.
 type ConsoleServiceReadResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the console showed, as it came.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// How many bytes before data are lost, because they came faster than they
+	// could be delivered.
+	Lost uint64 `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Why nothing new comes, for people; the console may come back.
+	Notice        string `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -137,11 +201,27 @@ func (x *ConsoleServiceReadResponse) GetData() []byte {
 	return nil
 }
 
+func (x *ConsoleServiceReadResponse) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *ConsoleServiceReadResponse) GetNotice() string {
+	if x != nil {
+		return x.Notice
+	}
+	return ""
+}
+
 type ConsoleServiceReadAnyRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Tail          uint32                 `protobuf:"varint,2,opt,name=tail,proto3" json:"tail,omitempty"`
-	Follow        bool                   `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uuid  string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	// How many of the last bytes to send first.
+	Tail uint32 `protobuf:"varint,2,opt,name=tail,proto3" json:"tail,omitempty"`
+	// Whether to go on with what comes.
+	Follow        bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -197,9 +277,16 @@ func (x *ConsoleServiceReadAnyRequest) GetFollow() bool {
 	return false
 }
 
+// ConsoleServiceReadAnyResponse is empty as a sign of life.
 type ConsoleServiceReadAnyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the console showed, as it came.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// How many bytes before data are lost, because they came faster than they
+	// could be delivered.
+	Lost uint64 `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Why nothing new comes, for people; the console may come back.
+	Notice        string `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -241,20 +328,190 @@ func (x *ConsoleServiceReadAnyResponse) GetData() []byte {
 	return nil
 }
 
+func (x *ConsoleServiceReadAnyResponse) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *ConsoleServiceReadAnyResponse) GetNotice() string {
+	if x != nil {
+		return x.Notice
+	}
+	return ""
+}
+
+type ConsoleServiceWantedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceWantedRequest) Reset() {
+	*x = ConsoleServiceWantedRequest{}
+	mi := &file_ingot_v1_console_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceWantedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceWantedRequest) ProtoMessage() {}
+
+func (x *ConsoleServiceWantedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceWantedRequest.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceWantedRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ConsoleServiceWantedRequest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+type ConsoleServiceWantedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All of them. The same list again is a sign of life.
+	Readings      []*ConsoleReading `protobuf:"bytes,1,rep,name=readings,proto3" json:"readings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceWantedResponse) Reset() {
+	*x = ConsoleServiceWantedResponse{}
+	mi := &file_ingot_v1_console_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceWantedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceWantedResponse) ProtoMessage() {}
+
+func (x *ConsoleServiceWantedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceWantedResponse.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceWantedResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ConsoleServiceWantedResponse) GetReadings() []*ConsoleReading {
+	if x != nil {
+		return x.Readings
+	}
+	return nil
+}
+
+// ConsoleReading is a console that somebody reads. The site sends it from the
+// oldest byte it has, once for each id.
+type ConsoleReading struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleReading) Reset() {
+	*x = ConsoleReading{}
+	mi := &file_ingot_v1_console_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleReading) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleReading) ProtoMessage() {}
+
+func (x *ConsoleReading) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleReading.ProtoReflect.Descriptor instead.
+func (*ConsoleReading) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ConsoleReading) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ConsoleReading) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type ConsoleServiceSendRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Partition string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	Uuid      string                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	// Position of the first byte of data since the console was opened.
-	Offset        uint64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
-	Data          []byte `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	// Position of the first byte of data in what the source has heard.
+	Offset uint64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	Data   []byte `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	// The reading this is for.
+	Reading string `protobuf:"bytes,5,opt,name=reading,proto3" json:"reading,omitempty"`
+	// Names the memory that offset counts in: one that began anew, because the
+	// site was restarted, has another name.
+	Source string `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
+	// The allocation that the machine had, as far as the site knew, when it
+	// showed data; empty if none.
+	Allocation string `protobuf:"bytes,7,opt,name=allocation,proto3" json:"allocation,omitempty"`
+	// Whether data ends with the newest byte that the site has.
+	Newest bool         `protobuf:"varint,8,opt,name=newest,proto3" json:"newest,omitempty"`
+	State  ConsoleState `protobuf:"varint,9,opt,name=state,proto3,enum=ingot.v1.ConsoleState" json:"state,omitempty"`
+	// Why the console is not open: object, fact and next step.
+	Error         string `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsoleServiceSendRequest) Reset() {
 	*x = ConsoleServiceSendRequest{}
-	mi := &file_ingot_v1_console_proto_msgTypes[4]
+	mi := &file_ingot_v1_console_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +523,7 @@ func (x *ConsoleServiceSendRequest) String() string {
 func (*ConsoleServiceSendRequest) ProtoMessage() {}
 
 func (x *ConsoleServiceSendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_console_proto_msgTypes[4]
+	mi := &file_ingot_v1_console_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -279,7 +536,7 @@ func (x *ConsoleServiceSendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleServiceSendRequest.ProtoReflect.Descriptor instead.
 func (*ConsoleServiceSendRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_console_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ConsoleServiceSendRequest) GetPartition() string {
@@ -310,6 +567,48 @@ func (x *ConsoleServiceSendRequest) GetData() []byte {
 	return nil
 }
 
+func (x *ConsoleServiceSendRequest) GetReading() string {
+	if x != nil {
+		return x.Reading
+	}
+	return ""
+}
+
+func (x *ConsoleServiceSendRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ConsoleServiceSendRequest) GetAllocation() string {
+	if x != nil {
+		return x.Allocation
+	}
+	return ""
+}
+
+func (x *ConsoleServiceSendRequest) GetNewest() bool {
+	if x != nil {
+		return x.Newest
+	}
+	return false
+}
+
+func (x *ConsoleServiceSendRequest) GetState() ConsoleState {
+	if x != nil {
+		return x.State
+	}
+	return ConsoleState_CONSOLE_STATE_UNSPECIFIED
+}
+
+func (x *ConsoleServiceSendRequest) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type ConsoleServiceSendResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -318,7 +617,7 @@ type ConsoleServiceSendResponse struct {
 
 func (x *ConsoleServiceSendResponse) Reset() {
 	*x = ConsoleServiceSendResponse{}
-	mi := &file_ingot_v1_console_proto_msgTypes[5]
+	mi := &file_ingot_v1_console_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +629,7 @@ func (x *ConsoleServiceSendResponse) String() string {
 func (*ConsoleServiceSendResponse) ProtoMessage() {}
 
 func (x *ConsoleServiceSendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_console_proto_msgTypes[5]
+	mi := &file_ingot_v1_console_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +642,7 @@ func (x *ConsoleServiceSendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleServiceSendResponse.ProtoReflect.Descriptor instead.
 func (*ConsoleServiceSendResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_console_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{8}
 }
 
 var File_ingot_v1_console_proto protoreflect.FileDescriptor
@@ -355,25 +654,51 @@ const file_ingot_v1_console_proto_rawDesc = "" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\"\n" +
 	"\aproject\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aproject\x12\x1d\n" +
 	"\x04tail\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@R\x04tail\x12\x16\n" +
-	"\x06follow\x18\x04 \x01(\bR\x06follow\"0\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\"\\\n" +
 	"\x1aConsoleServiceReadResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"s\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\x04R\x04lost\x12\x16\n" +
+	"\x06notice\x18\x03 \x01(\tR\x06notice\"s\n" +
 	"\x1cConsoleServiceReadAnyRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\x1d\n" +
 	"\x04tail\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@R\x04tail\x12\x16\n" +
-	"\x06follow\x18\x03 \x01(\bR\x06follow\"3\n" +
+	"\x06follow\x18\x03 \x01(\bR\x06follow\"_\n" +
 	"\x1dConsoleServiceReadAnyResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\x9b\x01\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\x04R\x04lost\x12\x16\n" +
+	"\x06notice\x18\x03 \x01(\tR\x06notice\"H\n" +
+	"\x1bConsoleServiceWantedRequest\x12)\n" +
+	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\"T\n" +
+	"\x1cConsoleServiceWantedResponse\x124\n" +
+	"\breadings\x18\x01 \x03(\v2\x18.ingot.v1.ConsoleReadingR\breadings\"4\n" +
+	"\x0eConsoleReading\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\xf2\x02\n" +
 	"\x19ConsoleServiceSendRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1c\n" +
 	"\x04uuid\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x04R\x06offset\x12\x1d\n" +
-	"\x04data\x18\x04 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x04R\x04data\"\x1c\n" +
-	"\x1aConsoleServiceSendResponse2\xb8\x02\n" +
+	"\x04data\x18\x04 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x04R\x04data\x12#\n" +
+	"\areading\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\areading\x12!\n" +
+	"\x06source\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06source\x12'\n" +
+	"\n" +
+	"allocation\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@R\n" +
+	"allocation\x12\x16\n" +
+	"\x06newest\x18\b \x01(\bR\x06newest\x12,\n" +
+	"\x05state\x18\t \x01(\x0e2\x16.ingot.v1.ConsoleStateR\x05state\x12\x1e\n" +
+	"\x05error\x18\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\"\x1c\n" +
+	"\x1aConsoleServiceSendResponse*~\n" +
+	"\fConsoleState\x12\x1d\n" +
+	"\x19CONSOLE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12CONSOLE_STATE_OPEN\x10\x01\x12\x18\n" +
+	"\x14CONSOLE_STATE_CLOSED\x10\x02\x12\x1d\n" +
+	"\x19CONSOLE_STATE_UNSUPPORTED\x10\x032\x9e\x03\n" +
 	"\x0eConsoleService\x12_\n" +
 	"\x04Read\x12#.ingot.v1.ConsoleServiceReadRequest\x1a$.ingot.v1.ConsoleServiceReadResponse\"\n" +
 	"\xca\xf3\x18\x02\x01\x02\xe0\xf3\x18\x010\x01\x12g\n" +
-	"\aReadAny\x12&.ingot.v1.ConsoleServiceReadAnyRequest\x1a'.ingot.v1.ConsoleServiceReadAnyResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x010\x01\x12\\\n" +
+	"\aReadAny\x12&.ingot.v1.ConsoleServiceReadAnyRequest\x1a'.ingot.v1.ConsoleServiceReadAnyResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x010\x01\x12d\n" +
+	"\x06Wanted\x12%.ingot.v1.ConsoleServiceWantedRequest\x1a&.ingot.v1.ConsoleServiceWantedResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x010\x01\x12\\\n" +
 	"\x04Send\x12#.ingot.v1.ConsoleServiceSendRequest\x1a$.ingot.v1.ConsoleServiceSendResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
@@ -388,27 +713,36 @@ func file_ingot_v1_console_proto_rawDescGZIP() []byte {
 	return file_ingot_v1_console_proto_rawDescData
 }
 
-var file_ingot_v1_console_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_ingot_v1_console_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_ingot_v1_console_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_ingot_v1_console_proto_goTypes = []any{
-	(*ConsoleServiceReadRequest)(nil),     // 0: ingot.v1.ConsoleServiceReadRequest
-	(*ConsoleServiceReadResponse)(nil),    // 1: ingot.v1.ConsoleServiceReadResponse
-	(*ConsoleServiceReadAnyRequest)(nil),  // 2: ingot.v1.ConsoleServiceReadAnyRequest
-	(*ConsoleServiceReadAnyResponse)(nil), // 3: ingot.v1.ConsoleServiceReadAnyResponse
-	(*ConsoleServiceSendRequest)(nil),     // 4: ingot.v1.ConsoleServiceSendRequest
-	(*ConsoleServiceSendResponse)(nil),    // 5: ingot.v1.ConsoleServiceSendResponse
+	(ConsoleState)(0),                     // 0: ingot.v1.ConsoleState
+	(*ConsoleServiceReadRequest)(nil),     // 1: ingot.v1.ConsoleServiceReadRequest
+	(*ConsoleServiceReadResponse)(nil),    // 2: ingot.v1.ConsoleServiceReadResponse
+	(*ConsoleServiceReadAnyRequest)(nil),  // 3: ingot.v1.ConsoleServiceReadAnyRequest
+	(*ConsoleServiceReadAnyResponse)(nil), // 4: ingot.v1.ConsoleServiceReadAnyResponse
+	(*ConsoleServiceWantedRequest)(nil),   // 5: ingot.v1.ConsoleServiceWantedRequest
+	(*ConsoleServiceWantedResponse)(nil),  // 6: ingot.v1.ConsoleServiceWantedResponse
+	(*ConsoleReading)(nil),                // 7: ingot.v1.ConsoleReading
+	(*ConsoleServiceSendRequest)(nil),     // 8: ingot.v1.ConsoleServiceSendRequest
+	(*ConsoleServiceSendResponse)(nil),    // 9: ingot.v1.ConsoleServiceSendResponse
 }
 var file_ingot_v1_console_proto_depIdxs = []int32{
-	0, // 0: ingot.v1.ConsoleService.Read:input_type -> ingot.v1.ConsoleServiceReadRequest
-	2, // 1: ingot.v1.ConsoleService.ReadAny:input_type -> ingot.v1.ConsoleServiceReadAnyRequest
-	4, // 2: ingot.v1.ConsoleService.Send:input_type -> ingot.v1.ConsoleServiceSendRequest
-	1, // 3: ingot.v1.ConsoleService.Read:output_type -> ingot.v1.ConsoleServiceReadResponse
-	3, // 4: ingot.v1.ConsoleService.ReadAny:output_type -> ingot.v1.ConsoleServiceReadAnyResponse
-	5, // 5: ingot.v1.ConsoleService.Send:output_type -> ingot.v1.ConsoleServiceSendResponse
-	3, // [3:6] is the sub-list for method output_type
-	0, // [0:3] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	7, // 0: ingot.v1.ConsoleServiceWantedResponse.readings:type_name -> ingot.v1.ConsoleReading
+	0, // 1: ingot.v1.ConsoleServiceSendRequest.state:type_name -> ingot.v1.ConsoleState
+	1, // 2: ingot.v1.ConsoleService.Read:input_type -> ingot.v1.ConsoleServiceReadRequest
+	3, // 3: ingot.v1.ConsoleService.ReadAny:input_type -> ingot.v1.ConsoleServiceReadAnyRequest
+	5, // 4: ingot.v1.ConsoleService.Wanted:input_type -> ingot.v1.ConsoleServiceWantedRequest
+	8, // 5: ingot.v1.ConsoleService.Send:input_type -> ingot.v1.ConsoleServiceSendRequest
+	2, // 6: ingot.v1.ConsoleService.Read:output_type -> ingot.v1.ConsoleServiceReadResponse
+	4, // 7: ingot.v1.ConsoleService.ReadAny:output_type -> ingot.v1.ConsoleServiceReadAnyResponse
+	6, // 8: ingot.v1.ConsoleService.Wanted:output_type -> ingot.v1.ConsoleServiceWantedResponse
+	9, // 9: ingot.v1.ConsoleService.Send:output_type -> ingot.v1.ConsoleServiceSendResponse
+	6, // [6:10] is the sub-list for method output_type
+	2, // [2:6] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_console_proto_init() }
@@ -421,13 +755,14 @@ func file_ingot_v1_console_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_console_proto_rawDesc), len(file_ingot_v1_console_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   6,
+			NumEnums:      1,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_ingot_v1_console_proto_goTypes,
 		DependencyIndexes: file_ingot_v1_console_proto_depIdxs,
+		EnumInfos:         file_ingot_v1_console_proto_enumTypes,
 		MessageInfos:      file_ingot_v1_console_proto_msgTypes,
 	}.Build()
 	File_ingot_v1_console_proto = out.File

@@ -314,7 +314,10 @@ type BMCWanted struct {
 	// otherwise the machine's disk.
 	Medium bool `protobuf:"varint,8,opt,name=medium,proto3" json:"medium,omitempty"`
 	// The one operation that shall run now; absent if none.
-	Operation     *Operation `protobuf:"bytes,9,opt,name=operation,proto3" json:"operation,omitempty"`
+	Operation *Operation `protobuf:"bytes,9,opt,name=operation,proto3" json:"operation,omitempty"`
+	// The allocation of the machine; empty if none. What its console shows
+	// belongs to it.
+	Allocation    string `protobuf:"bytes,10,opt,name=allocation,proto3" json:"allocation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -410,6 +413,13 @@ func (x *BMCWanted) GetOperation() *Operation {
 		return x.Operation
 	}
 	return nil
+}
+
+func (x *BMCWanted) GetAllocation() string {
+	if x != nil {
+		return x.Allocation
+	}
+	return ""
 }
 
 // Operation is one ordered action on a BMC: medium, then override, then
@@ -1031,7 +1041,7 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\fcommand_line\x18\x05 \x01(\tR\vcommandLine\x12'\n" +
 	"\x04bmcs\x18\x06 \x03(\v2\x13.ingot.v1.BMCWantedR\x04bmcs\x12-\n" +
 	"\x06images\x18\a \x03(\v2\x15.ingot.v1.ImageWantedR\x06images\x12\x0e\n" +
-	"\x02ca\x18\b \x01(\tR\x02ca\"\xf4\x01\n" +
+	"\x02ca\x18\b \x01(\tR\x02ca\"\x94\x02\n" +
 	"\tBMCWanted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1041,7 +1051,11 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\amachine\x18\x06 \x01(\tR\amachine\x12\x18\n" +
 	"\aenforce\x18\a \x01(\bR\aenforce\x12\x16\n" +
 	"\x06medium\x18\b \x01(\bR\x06medium\x121\n" +
-	"\toperation\x18\t \x01(\v2\x13.ingot.v1.OperationR\toperation\"\xda\x02\n" +
+	"\toperation\x18\t \x01(\v2\x13.ingot.v1.OperationR\toperation\x12\x1e\n" +
+	"\n" +
+	"allocation\x18\n" +
+	" \x01(\tR\n" +
+	"allocation\"\xda\x02\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\amachine\x18\x02 \x01(\tR\amachine\x121\n" +

@@ -37,6 +37,8 @@ const (
 	ConsoleServiceReadProcedure = "/ingot.v1.ConsoleService/Read"
 	// ConsoleServiceReadAnyProcedure is the fully-qualified name of the ConsoleService's ReadAny RPC.
 	ConsoleServiceReadAnyProcedure = "/ingot.v1.ConsoleService/ReadAny"
+	// ConsoleServiceWantedProcedure is the fully-qualified name of the ConsoleService's Wanted RPC.
+	ConsoleServiceWantedProcedure = "/ingot.v1.ConsoleService/Wanted"
 	// ConsoleServiceSendProcedure is the fully-qualified name of the ConsoleService's Send RPC.
 	ConsoleServiceSendProcedure = "/ingot.v1.ConsoleService/Send"
 )
@@ -47,7 +49,11 @@ type ConsoleServiceClient interface {
 	Read(context.Context, *connect.Request[v1.ConsoleServiceReadRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceReadResponse], error)
 	// ReadAny is Read for operators.
 	ReadAny(context.Context, *connect.Request[v1.ConsoleServiceReadAnyRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceReadAnyResponse], error)
-	// Send is how a site delivers what a console showed.
+	// Wanted streams which consoles of a partition are read: at once, and
+	// whenever that changes.
+	Wanted(context.Context, *connect.Request[v1.ConsoleServiceWantedRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceWantedResponse], error)
+	// Send is how a site delivers what a console showed. A reading that is over
+	// is not found.
 	Send(context.Context, *connect.Request[v1.ConsoleServiceSendRequest]) (*connect.Response[v1.ConsoleServiceSendResponse], error)
 }
 
@@ -74,6 +80,12 @@ func NewConsoleServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(consoleServiceMethods.ByName("ReadAny")),
 			connect.WithClientOptions(opts...),
 		),
+		wanted: connect.NewClient[v1.ConsoleServiceWantedRequest, v1.ConsoleServiceWantedResponse](
+			httpClient,
+			baseURL+ConsoleServiceWantedProcedure,
+			connect.WithSchema(consoleServiceMethods.ByName("Wanted")),
+			connect.WithClientOptions(opts...),
+		),
 		send: connect.NewClient[v1.ConsoleServiceSendRequest, v1.ConsoleServiceSendResponse](
 			httpClient,
 			baseURL+ConsoleServiceSendProcedure,
@@ -87,6 +99,7 @@ func NewConsoleServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 type consoleServiceClient struct {
 	read    *connect.Client[v1.ConsoleServiceReadRequest, v1.ConsoleServiceReadResponse]
 	readAny *connect.Client[v1.ConsoleServiceReadAnyRequest, v1.ConsoleServiceReadAnyResponse]
+	wanted  *connect.Client[v1.ConsoleServiceWantedRequest, v1.ConsoleServiceWantedResponse]
 	send    *connect.Client[v1.ConsoleServiceSendRequest, v1.ConsoleServiceSendResponse]
 }
 
@@ -100,6 +113,11 @@ func (c *consoleServiceClient) ReadAny(ctx context.Context, req *connect.Request
 	return c.readAny.CallServerStream(ctx, req)
 }
 
+// Wanted calls ingot.v1.ConsoleService.Wanted.
+func (c *consoleServiceClient) Wanted(ctx context.Context, req *connect.Request[v1.ConsoleServiceWantedRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceWantedResponse], error) {
+	return c.wanted.CallServerStream(ctx, req)
+}
+
 // Send calls ingot.v1.ConsoleService.Send.
 func (c *consoleServiceClient) Send(ctx context.Context, req *connect.Request[v1.ConsoleServiceSendRequest]) (*connect.Response[v1.ConsoleServiceSendResponse], error) {
 	return c.send.CallUnary(ctx, req)
@@ -111,7 +129,11 @@ type ConsoleServiceHandler interface {
 	Read(context.Context, *connect.Request[v1.ConsoleServiceReadRequest], *connect.ServerStream[v1.ConsoleServiceReadResponse]) error
 	// ReadAny is Read for operators.
 	ReadAny(context.Context, *connect.Request[v1.ConsoleServiceReadAnyRequest], *connect.ServerStream[v1.ConsoleServiceReadAnyResponse]) error
-	// Send is how a site delivers what a console showed.
+	// Wanted streams which consoles of a partition are read: at once, and
+	// whenever that changes.
+	Wanted(context.Context, *connect.Request[v1.ConsoleServiceWantedRequest], *connect.ServerStream[v1.ConsoleServiceWantedResponse]) error
+	// Send is how a site delivers what a console showed. A reading that is over
+	// is not found.
 	Send(context.Context, *connect.Request[v1.ConsoleServiceSendRequest]) (*connect.Response[v1.ConsoleServiceSendResponse], error)
 }
 
@@ -134,6 +156,12 @@ func NewConsoleServiceHandler(svc ConsoleServiceHandler, opts ...connect.Handler
 		connect.WithSchema(consoleServiceMethods.ByName("ReadAny")),
 		connect.WithHandlerOptions(opts...),
 	)
+	consoleServiceWantedHandler := connect.NewServerStreamHandler(
+		ConsoleServiceWantedProcedure,
+		svc.Wanted,
+		connect.WithSchema(consoleServiceMethods.ByName("Wanted")),
+		connect.WithHandlerOptions(opts...),
+	)
 	consoleServiceSendHandler := connect.NewUnaryHandler(
 		ConsoleServiceSendProcedure,
 		svc.Send,
@@ -146,6 +174,8 @@ func NewConsoleServiceHandler(svc ConsoleServiceHandler, opts ...connect.Handler
 			consoleServiceReadHandler.ServeHTTP(w, r)
 		case ConsoleServiceReadAnyProcedure:
 			consoleServiceReadAnyHandler.ServeHTTP(w, r)
+		case ConsoleServiceWantedProcedure:
+			consoleServiceWantedHandler.ServeHTTP(w, r)
 		case ConsoleServiceSendProcedure:
 			consoleServiceSendHandler.ServeHTTP(w, r)
 		default:
@@ -163,6 +193,10 @@ func (UnimplementedConsoleServiceHandler) Read(context.Context, *connect.Request
 
 func (UnimplementedConsoleServiceHandler) ReadAny(context.Context, *connect.Request[v1.ConsoleServiceReadAnyRequest], *connect.ServerStream[v1.ConsoleServiceReadAnyResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.ConsoleService.ReadAny is not implemented"))
+}
+
+func (UnimplementedConsoleServiceHandler) Wanted(context.Context, *connect.Request[v1.ConsoleServiceWantedRequest], *connect.ServerStream[v1.ConsoleServiceWantedResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.ConsoleService.Wanted is not implemented"))
 }
 
 func (UnimplementedConsoleServiceHandler) Send(context.Context, *connect.Request[v1.ConsoleServiceSendRequest]) (*connect.Response[v1.ConsoleServiceSendResponse], error) {
