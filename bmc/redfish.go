@@ -32,6 +32,7 @@ var (
 	_ Switcher  = (*Redfish)(nil)
 	_ Booter    = (*Redfish)(nil)
 	_ Loader    = (*Redfish)(nil)
+	_ Talker    = (*Redfish)(nil)
 )
 
 const (

@@ -29,6 +29,7 @@ import (
 type board struct {
 	*lab.BMC
 	shell    *lab.Shell
+	serial   string // file of what the server prints
 	endpoint bmc.Endpoint
 	image    string
 }
@@ -49,7 +50,8 @@ func newBoard(t *testing.T) board {
 	}))
 	t.Cleanup(media.Close)
 	shell := &lab.Shell{}
-	b, err := lab.NewBMC(lab.BMCConfig{Board: lists, Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: t.TempDir()})
+	serial := filepath.Join(t.TempDir(), "serial.log")
+	b, err := lab.NewBMC(lab.BMCConfig{Board: lists, Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: t.TempDir(), Serial: serial})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +67,7 @@ func newBoard(t *testing.T) board {
 		}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	return board{b, shell, bmc.Endpoint{Address: "https://" + l.Addr().String(), User: "admin", Password: secret.New("s3cret-word"), CA: b.CA()}, media.URL + "/boot.iso"}
+	return board{b, shell, serial, bmc.Endpoint{Address: "https://" + l.Addr().String(), User: "admin", Password: secret.New("s3cret-word"), CA: b.CA()}, media.URL + "/boot.iso"}
 }
 
 func (b board) open(t *testing.T) *bmc.Redfish {

@@ -21,6 +21,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ingot-cloud/ingot/fault"
 )
 
@@ -50,6 +52,9 @@ type BMCConfig struct {
 	// Roots verify the servers that media come from over https, the system's
 	// when nil.
 	Roots *x509.CertPool
+	// Serial is a file with everything that the server prints on its serial
+	// console, which the BMC then serves over SSH; empty if it does not.
+	Serial string
 }
 
 // A BMC is a Redfish service (DMTF DSP0266) in front of one server: it knows
@@ -59,6 +64,7 @@ type BMC struct {
 	cfg  BMCConfig
 	cert tls.Certificate
 	ca   []byte
+	uart *uart // nil if there is none
 
 	requests atomic.Int64
 
@@ -90,7 +96,13 @@ func NewBMC(cfg BMCConfig) (*BMC, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
 	}
-	return &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}}, nil
+	b := &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}}
+	if cfg.Serial != "" {
+		if b.uart, err = newUART(cfg.Serial, b.known); err != nil {
+			return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
+		}
+	}
+	return b, nil
 }
 
 // CA returns the certificate, in PEM, that vouches for the BMC. Like a real
@@ -108,8 +120,23 @@ func (b *BMC) Sessions() int {
 	return len(b.sessions)
 }
 
-// Serve serves HTTPS on l until ctx is done, and closes l.
+// Serve serves HTTPS on l, and the serial console over SSH on another port of
+// the same address, until ctx is done, and closes l.
 func (b *BMC) Serve(ctx context.Context, l net.Listener) error {
+	if b.uart == nil {
+		return b.serveHTTPS(ctx, l)
+	}
+	beside, err := b.uart.listen(ctx, l.Addr())
+	if err != nil {
+		return fmt.Errorf("bmc %s: %w", b.cfg.Board.Serial, errors.Join(err, l.Close()))
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.uart.serve(ctx, beside) })
+	g.Go(func() error { return b.serveHTTPS(ctx, l) })
+	return g.Wait()
+}
+
+func (b *BMC) serveHTTPS(ctx context.Context, l net.Listener) error {
 	s := &http.Server{
 		Handler: b, ReadHeaderTimeout: 10 * time.Second,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{b.cert}, MinVersion: tls.VersionTLS12},

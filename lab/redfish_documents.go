@@ -110,7 +110,7 @@ func (b *BMC) system() object {
 			enabled = "Once"
 		}
 	}
-	return resource(systemPath, "ComputerSystem.v1_22_0.ComputerSystem", "1", object{
+	doc := resource(systemPath, "ComputerSystem.v1_22_0.ComputerSystem", "1", object{
 		"SystemType": "Physical", "UUID": board.UUID, "SerialNumber": board.Serial, "Manufacturer": board.Manufacturer, "Model": board.Model,
 		"BiosVersion": board.BIOS, "PowerState": b.powerState(), "Status": object{"State": "Enabled", "Health": "OK"},
 		"Boot": object{
@@ -125,6 +125,10 @@ func (b *BMC) system() object {
 			"target": systemPath + "/Actions/ComputerSystem.Reset", "ResetType@Redfish.AllowableValues": resetTypes,
 		}},
 	})
+	if b.uart != nil {
+		doc["SerialConsole"] = b.uart.document()
+	}
+	return doc
 }
 
 func (b *BMC) manager() object {
