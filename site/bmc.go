@@ -21,7 +21,6 @@ import (
 	"github.com/ingot-cloud/ingot/fault"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
-	"github.com/ingot-cloud/ingot/secret"
 )
 
 // BMCs looks at the partition's BMCs and keeps media, boot order and power as
@@ -165,9 +164,7 @@ func (b *BMCs) Step(ctx context.Context, want *ingotv1.BMCWanted) error {
 }
 
 func (b *BMCs) look(ctx context.Context, want *ingotv1.BMCWanted, report *ingotv1.BMCReport) error {
-	c, err := bmc.Open(ctx, bmc.Endpoint{
-		Address: "https://" + want.GetAddress(), User: want.GetUser(), Password: secret.New(want.GetPassword()), CA: []byte(want.GetCa()),
-	})
+	c, err := bmc.Open(ctx, endpoint(want))
 	if err != nil {
 		return err
 	}
@@ -179,8 +176,7 @@ func (b *BMCs) look(ctx context.Context, want *ingotv1.BMCWanted, report *ingotv
 	describe(report, want, inv)
 	// A BMC that was put into another server must not act on the new one.
 	if want.GetMachine() != "" && report.GetMachine() != want.GetMachine() {
-		return fault.Newf(fault.Precondition, "bmc "+want.GetId(), "is in machine %s, expected %s", report.GetMachine(), want.GetMachine()).
-			Do("if the board was replaced, delete the BMC and create it again")
+		return misplaced(want, report.GetMachine())
 	}
 	touched := want.GetOperation().GetId() != ""
 	if want.GetEnforce() {

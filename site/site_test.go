@@ -164,16 +164,25 @@ type server struct {
 	*lab.Shell
 	bmc  *lab.BMC
 	want *ingotv1.BMCWanted
+	stop func() // ends the BMC
+	// serial is the file of what the server prints on its serial console.
+	serial string
 }
 
 const uuid = "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f01"
 
 func newServer(t *testing.T, id string) server {
 	t.Helper()
+	return newServerOn(t, id, filepath.Join(t.TempDir(), "serial.log"))
+}
+
+// newServerOn is newServer with a file for its serial console, or without one.
+func newServerOn(t *testing.T, id, serial string) server {
+	t.Helper()
 	shell := &lab.Shell{}
 	b, err := lab.NewBMC(lab.BMCConfig{
 		Board: lab.Board{UUID: uuid, Serial: "SN-" + id, Manufacturer: "Ingot", Model: "Lab", BIOS: "2025.02", Firmware: "1.0", MAC: "02:00:00:00:00:0a"},
-		Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: t.TempDir(),
+		Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: t.TempDir(), Serial: serial,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -189,10 +198,11 @@ func newServer(t *testing.T, id string) server {
 			t.Error(err)
 		}
 	})
-	t.Cleanup(func() { cancel(); all.Wait() })
+	stop := func() { cancel(); all.Wait() }
+	t.Cleanup(stop)
 	return server{shell, b, &ingotv1.BMCWanted{
 		Id: id, Address: l.Addr().String(), User: "admin", Password: "s3cret-word", Ca: string(b.CA()),
-	}}
+	}, stop, serial}
 }
 
 // medium is a boot medium that a BMC can fetch.

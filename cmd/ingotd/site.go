@@ -119,7 +119,9 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 		if err != nil {
 			return err
 		}
-		run = append(run, b)
+		run = append(run, b, site.NewConsoles(site.ConsolesConfig{
+			Partition: o.partition, API: client.Of(c, ingotv1connect.NewConsoleServiceClient), Log: log,
+		}))
 	}
 	if slices.Contains(parts, "cache") {
 		if err := site.PreparePorts(o.bootPorts); err != nil {
