@@ -75,6 +75,7 @@ type Server struct {
 	metrics   metrics
 	streams   streams
 	sightings sightings
+	readings  readings
 	progress  progress
 	verified  verified
 	served    map[string]bool // full names of services
@@ -92,6 +93,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, db: cfg.DB, ring: cfg.Ring, log: cfg.Log, validator: v, metrics: newMetrics(cfg.Metrics)}
 	s.streams.open = map[*stream]struct{}{}
 	s.served = map[string]bool{}
+	s.readings = newReadings()
 	if err := s.ensureTokenKey(ctx); err != nil {
 		return nil, fmt.Errorf("api: key for tokens: %w", err)
 	}

@@ -63,6 +63,7 @@ func (s *Server) services() []service {
 		serve[ingotv1connect.AgentServiceHandler](ingotv1connect.NewAgentServiceHandler, agents{Server: s}),
 		serve[ingotv1connect.BMCServiceHandler](ingotv1connect.NewBMCServiceHandler, bmcs{Server: s}),
 		serve[ingotv1connect.BootServiceHandler](ingotv1connect.NewBootServiceHandler, boots{Server: s}),
+		serve[ingotv1connect.ConsoleServiceHandler](ingotv1connect.NewConsoleServiceHandler, consoles{Server: s}),
 		serve[ingotv1connect.EnrolmentServiceHandler](ingotv1connect.NewEnrolmentServiceHandler, enrolments{Server: s}),
 		serve[ingotv1connect.FabricServiceHandler](ingotv1connect.NewFabricServiceHandler, fabrics{Server: s}),
 		serve[ingotv1connect.ImageSourceServiceHandler](ingotv1connect.NewImageSourceServiceHandler, imageSources{Server: s}),
