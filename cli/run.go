@@ -93,6 +93,9 @@ func (k *call) once(ctx context.Context, arg string) error {
 		}
 	}
 	if m.IsStreamingServer() {
+		if k.isConsole(m) {
+			return k.console(ctx, m, req)
+		}
 		return k.caller.stream(ctx, m, req, k.chunk)
 	}
 	res, err := k.caller.unary(ctx, m, req)
@@ -303,12 +306,8 @@ func (k *call) answer(m protoreflect.MethodDescriptor, res protoreflect.Message,
 	return p.one(body)
 }
 
-// chunk prints one message of a stream: bytes as they are, others as JSON.
+// chunk prints one message of a stream, as JSON if nothing else is asked for.
 func (k *call) chunk(m protoreflect.Message) error {
-	if f := m.Descriptor().Fields().ByName("data"); f != nil && f.Kind() == protoreflect.BytesKind && k.print.format == "" {
-		_, err := k.Out.Write(m.Get(f).Bytes())
-		return err
-	}
 	p := k.print
 	if p.format == "" {
 		p.format = "json"

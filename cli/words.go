@@ -64,6 +64,8 @@ var defaultPartition = map[protoreflect.FullName]bool{
 // defaults are values of parameters that the API requires and people mean.
 var defaults = map[protoreflect.FullName]map[string]string{
 	"metalstack.api.v2.MachineService.Create": {"allocation-type": "machine"},
+	"ingot.v1.ConsoleService.Read":            {"tail": "16384"},
+	"ingot.v1.ConsoleService.ReadAny":         {"tail": "16384"},
 }
 
 // secretFields are never printed by --debug.
@@ -120,7 +122,7 @@ var verbShort = map[string]string{
 	"machine bmc-command":      "Have a machine's BMC do something",
 	"machine boot-medium":      "Insert the boot medium and cycle a machine's power",
 	"machine confirm-off":      "State that a machine whose power nobody can read is off",
-	"machine console":          "Read a machine's serial console",
+	"machine console":          "Show the end of a machine's serial console, and what comes with --follow",
 	"machine console-password": "Show the console password of an allocated machine",
 	"machine create":           "Allocate a machine or firewall",
 	"machine delete":           "Free a machine of a project; as operator: forget a machine",
