@@ -103,7 +103,7 @@ func (s consoles) read(ctx context.Context, m *privatev1.Machine, l look) error 
 		return err
 	}
 	at, end, shown, told := r.tail.Back(l.tail, l.sees), r.tail.End(), false, ""
-	check, alive := time.NewTicker(streamCheck), time.NewTicker(lifeSign)
+	check, alive := time.NewTicker(streamCheck), time.NewTicker(s.cfg.LifeSign)
 	defer check.Stop()
 	defer alive.Stop()
 	if l.follow { // the client learns that it follows
@@ -195,7 +195,7 @@ func (s consoles) Wanted(ctx context.Context, req *connect.Request[ingotv1.Conso
 		if err := stream.Send(&ingotv1.ConsoleServiceWantedResponse{Readings: now}); err != nil {
 			return err
 		}
-		t := time.NewTimer(lifeSign)
+		t := time.NewTimer(s.cfg.LifeSign)
 		select {
 		case <-ctx.Done():
 		case <-moved:
