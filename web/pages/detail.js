@@ -140,14 +140,18 @@ export class Detail {
     const longest = Math.max(1, ...entries.map((e) => seconds(e.took)));
     const key = (e, i) => JSON.stringify([e, i && entries[i - 1].time]);
     const have = new Map([...this.rows.children].map((tr) => [tr.dataset.key, tr]));
-    const rows = entries.map((e, i) => have.get(key(e, i)) ?? this.#entry(e, entries[i - 1], key(e, i)));
+    let boot = "";
+    const rows = entries.map((e, i) => {
+      const anew = boot && e.bootId && boot !== e.bootId; // what came before was another boot of the server
+      boot = e.bootId || boot;
+      return have.get(key(e, i)) ?? this.#entry(e, entries[i - 1], anew, key(e, i));
+    });
     for (const tr of rows) attribute(tr.querySelector("meter"), "max", longest);
     this.rows.replaceChildren(...rows.reverse());
   }
 
-  #entry(e, before, key) {
+  #entry(e, before, anew, key) {
     const at = new Date(e.time), took = seconds(e.took);
-    const anew = before && e.bootId && before.bootId !== e.bootId;
     const tr = h("tr", { class: [e.failed && "failed", anew && "boot"].filter(Boolean).join(" ") || null },
       h("td", null, h("time", { datetime: e.time, title: day.format(at) + " " + e.time }, clock.format(at))),
       h("td", { class: "number" }, before ? "+" + duration(at - new Date(before.time), true) : ""),

@@ -143,7 +143,7 @@ export class Topology {
         this.#racks.set(name, rack);
         this.#view.observe(rack.card);
       }
-      text(rack.head, name === null ? "On no leaf yet" : name === "" ? (leaves.length ? "Leaves without a rack" : "Machines") : "Rack " + name);
+      text(rack.head, name === null ? "On no leaf yet" : name === "" ? (leaves.length ? "Leaves" : "Machines") : "Rack " + name);
       text(rack.count, [leaves.length && leaves.length + (leaves.length === 1 ? " leaf" : " leaves"), machines.length + (machines.length === 1 ? " machine" : " machines")]
         .filter(Boolean).join(" · "));
       if (rack.key === key) continue;
@@ -336,7 +336,7 @@ export class Topology {
       !fabric && ["Fabric", "no plan yet: ingot fabric put", "wrong"],
       ["Site", heard ? `last news ${duration(this.model.now() - heard)} ago` : "not heard of yet", heard ? "" : "wrong"],
       site?.medium && ["Boot medium", site.medium.error || (site.medium.size ? `${(Number(site.medium.size) / 1e6).toFixed(1)} MB, built ${duration(this.model.now() - Date.parse(site.medium.built ?? site.seen))} ago` : "none"), site.medium.error ? "wrong" : ""],
-      bmcs.length && ["BMCs", mute.length ? `${mute.length} of ${bmcs.length} trouble: ${mute[0].id}: ${mute[0].status?.lastError || "not scanned yet"}` : `${bmcs.length} answer`, mute.length ? "wrong" : ""],
+      bmcs.length && ["BMCs", mute.length ? `${mute.length} of ${bmcs.length} in trouble; ${mute[0].id}: ${mute[0].status?.lastError || "not scanned yet"}` : `${bmcs.length} answer`, mute.length ? "wrong" : ""],
     ].filter(Boolean);
     const list = byId("facts");
     if (list.childNodes.length !== facts.length) list.replaceChildren(...facts.map(() => h("p", null, h("span"), h("b"))));
