@@ -13,7 +13,6 @@ import (
 
 	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
-	"github.com/ingot-cloud/ingot/machine"
 )
 
 // RevisionHeader is the response header with the revision of the store that an
@@ -32,9 +31,7 @@ func (s *Server) admit(ctx context.Context, spec connect.Spec, peer connect.Peer
 		c.caller, err = s.identify(c.snap, header)
 	}
 	if err == nil && c.caller.Token.GetBootId() != "" {
-		if c.via, err = s.vouched(c.snap, header); err == nil {
-			err = machine.Through(c.snap, c.caller.Token, c.via.leaf, c.via.source)
-		}
+		c.via, err = s.vouched(c.snap, c.caller.Token, header)
 	}
 	if err == nil && c.caller.Token == nil {
 		err = access.Authorize(c.snap, c.caller, c.method, nil)

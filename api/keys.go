@@ -20,6 +20,7 @@ import (
 
 	"github.com/ingot-cloud/ingot/access"
 	"github.com/ingot-cloud/ingot/fault"
+	"github.com/ingot-cloud/ingot/machine"
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/records"
@@ -149,15 +150,13 @@ func (s *Server) identify(r store.Reader, header http.Header) (access.Caller, er
 	return access.Identify(r, uuid, s.cfg.Now())
 }
 
-// A via is the leaf that vouches for a call, and where on it that came from.
-type via struct {
-	leaf   string
-	source netip.Addr
-}
+// A via is the port that a machine's call came through.
+type via struct{ leaf, port string }
 
-// vouched returns the leaf that passed a machine's call on. Without one, the
-// machine's token counts for nothing: it may have been carried away.
-func (s *Server) vouched(r store.Reader, header http.Header) (via, error) {
+// vouched returns the port that a call with a machine's token came through, as
+// the leaf vouches that passed it on. Without one, the token counts for
+// nothing: it may have been carried away.
+func (s *Server) vouched(r store.Reader, t *privatev1.Token, header http.Header) (via, error) {
 	nobody := fault.New(fault.Denied, "", "rule port: no leaf vouches for where the machine's token is used", "a machine calls through the metal-boot of its leaf")
 	raw := header.Get(ingotv1.LeafHeader)
 	if raw == "" {
@@ -178,7 +177,8 @@ func (s *Server) vouched(r store.Reader, header http.Header) (via, error) {
 	if leaf.Token.GetKind() != ingotv1.FarEnd_FAR_END_LEAF {
 		return via{}, nobody
 	}
-	return via{leaf.Token.GetFarEnd(), source}, nil
+	port, err := machine.Through(r, t, leaf.Token.GetFarEnd(), source)
+	return via{leaf.Token.GetFarEnd(), port}, err
 }
 
 // verify returns the uuid of a token that we signed. Whether it still counts

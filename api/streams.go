@@ -74,7 +74,7 @@ func (s *Server) checkStreams() {
 		req := st.req
 		st.mu.Unlock()
 		if err == nil && c.Token.GetBootId() != "" {
-			err = machine.Through(snap, c.Token, st.call.via.leaf, st.call.via.source)
+			err = machine.Counts(snap, c.Token, st.call.via.leaf, st.call.via.port)
 		}
 		if err == nil && req != nil {
 			err = access.Authorize(snap, c, st.call.method, req.ProtoReflect())

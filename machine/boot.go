@@ -210,16 +210,26 @@ func grant(tx *store.Tx, machine, uuid string, t *privatev1.Token) (*privatev1.T
 	return t, records.Tokens.Insert(tx, t)
 }
 
-// Through returns nil if a call with a machine's token came through a port of
-// that machine, as the leaf vouches: through one that its wiring names, or, as
-// long as nothing is known to be behind it, through the one that the token was
-// given on. A server with several uplinks may use each of its own.
-func Through(r store.Reader, t *privatev1.Token, leaf string, source netip.Addr) error {
-	machine := strings.TrimPrefix(t.GetToken().GetUser(), tokenUser(""))
-	port, err := network.PortOf(r, leaf, source)
+// Through returns the port of a leaf that a call with a machine's token came
+// through, as the leaf vouches, if the token counts there.
+func Through(r store.Reader, t *privatev1.Token, leaf string, source netip.Addr) (port string, err error) {
+	port, err = network.PortOf(r, leaf, source)
 	if err != nil {
-		return refusal(fault.Denied, machine, "port", "%v", err)
+		return "", refusal(fault.Denied, holder(t), "port", "%v", err)
 	}
+	return port, Counts(r, t, leaf, port)
+}
+
+// holder returns the machine whose token this is.
+func holder(t *privatev1.Token) string {
+	return strings.TrimPrefix(t.GetToken().GetUser(), tokenUser(""))
+}
+
+// Counts returns nil if a machine's token counts on a port: on one that its
+// wiring names, or, as long as nothing is known to be behind it, on the one
+// that it was given on. A server with several uplinks may use each of its own.
+func Counts(r store.Reader, t *privatev1.Token, leaf, port string) error {
+	machine := holder(t)
 	c, wired := records.Connections.Peek(r, records.PortKey(leaf, port))
 	switch {
 	case wired && c.GetMachine() != machine:

@@ -296,3 +296,30 @@ func BenchmarkSearch(b *testing.B) {
 		}
 	}
 }
+
+// Whatever bytes come: no panic, no hang, and an end.
+func FuzzMembers(f *testing.F) {
+	for _, with := range packers {
+		var b bytes.Buffer
+		w, err := with(&b)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if _, err := w.Write([]byte(secret)); err != nil {
+			f.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+		f.Add(b.Bytes()[:b.Len()-3])
+	}
+	dir := f.TempDir()
+	s := &leak.Search{Secrets: []leak.Secret{{Name: "password", Value: []byte(secret)}}, Limit: 1 << 20}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := s.Run(dir, map[string][]byte{"b": b})
+		if err == nil && bytes.Contains(b, []byte(secret)) && len(r.Findings) == 0 {
+			t.Errorf("not found in %q", b)
+		}
+	})
+}
