@@ -87,7 +87,8 @@ func TestLabDebianImage(t *testing.T) {
 	// Both of the server's ports are up and its addresses are learned on both.
 	for _, a := range []string{debianIPv4, debianIPv6} {
 		if _, err := leaf.WaitSerial(ctx, 0, regexp.MustCompile(`routes: .*`+regexp.QuoteMeta(a)+`=2`)); err != nil {
-			t.Fatal(err)
+			said, _ := os.ReadFile(server.SerialLog())
+			t.Fatalf("%v\nthe server's serial log:\n%s", err, said[max(0, len(said)-6000):])
 		}
 		t.Logf("%s is learned over both ports %s", a, since())
 	}
@@ -219,7 +220,7 @@ func debianServer(t *testing.T, c *lab.Cache, image string, wires []*lab.Wire, k
 		t.Fatal(err)
 	}
 	server, err := lab.NewVM(dir, lab.Spec{
-		Name: "server", UUID: debianUUID, Memory: 768, Kernel: boot.Kernel, Initrds: []string{boot.Initrd},
+		Name: "server", UUID: debianUUID, Memory: 512, Kernel: boot.Kernel, Initrds: []string{boot.Initrd},
 		Disks: []lab.Disk{{Size: 2 << 30}, {Size: int64(len(b))}},
 		NICs:  []lab.NIC{{MAC: debianMAC(0), Port: wires[0].B()}, {MAC: debianMAC(1), Port: wires[1].B()}},
 		Files: map[string]lab.File{"/order.json": lab.Text(string(order))},
