@@ -158,7 +158,7 @@ func (e *Entrance) target(ctx context.Context, name string) (target, error) {
 			return target{a.GetUuid(), a.GetProject(), n.GetNetwork(), "vrf" + strconv.FormatUint(n.GetVrf(), 10), n.GetIps()[0]}, nil
 		}
 	}
-	return target{}, fault.New(fault.Precondition, "server "+name, "has no address: nothing is installed on it", "allocate it with 'ingot machine create --uuid "+UUID(n)+"'")
+	return target{}, fault.New(fault.Precondition, "server "+name, "has no address: nothing is installed on it", "allocate it with 'ingot machine create' and its --uuid")
 }
 
 // stand gives a leaf an address in the network of t.

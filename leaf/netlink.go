@@ -239,7 +239,9 @@ func (c *changes) vrf(v KernelVRF) {
 		return // the rest when it exists
 	}
 	c.up(have, v.Name, true)
-	c.addresses(have, v.Addresses, true)
+	// A tenant's VRF needs none. What it has was put there by an operator, to
+	// reach machines from here.
+	c.addresses(have, v.Addresses, len(v.Addresses) > 0)
 	for _, f := range families {
 		if c.have.closed[closure{v.Table, f}] {
 			continue

@@ -77,6 +77,11 @@ func (f upFlags) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	say("everything has power; state, logs and consoles are in %s", f.dir)
+	page, err := d.Ingot(limited, "web")
+	if err != nil {
+		return err
+	}
+	say("watch it at %s", page)
 
 	if err := f.reach(limited, d, say); err != nil {
 		return err
