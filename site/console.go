@@ -63,7 +63,7 @@ func NewConsoles(c ConsolesConfig) *Consoles {
 
 const (
 	// maxLogins is how many BMCs are logged in to at a time.
-	maxLogins = 32
+	maxLogins = 128
 	// maxConsoleRetry is the longest pause between two attempts at a console,
 	// unsupported the one if the BMC offers none.
 	maxConsoleRetry = 5 * time.Minute
