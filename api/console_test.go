@@ -269,9 +269,11 @@ func TestConsole(t *testing.T) {
 	again.Offset, again.Data = 10, []byte("end")
 	check(t, s.send(again))
 	late.sees("kernel login: moreend")
+	late.mu.Lock()
 	if late.lost != 6 {
 		t.Errorf("%d bytes are lost, want 6", late.lost)
 	}
+	late.mu.Unlock()
 
 	closed := s.open(m, r, 13, "", "")
 	closed.Source, closed.State, closed.Error = "s2", ingotv1.ConsoleState_CONSOLE_STATE_CLOSED, "bmc b1: does not answer"
@@ -282,8 +284,6 @@ func TestConsole(t *testing.T) {
 	check(t, s.send(again)) // somebody still reads
 	late.cancel()
 	until(t, "the end of the reading", func() bool { return connect.CodeOf(s.send(again)) == connect.CodeNotFound })
-	s.mu.Lock()
-	defer s.mu.Unlock()
 }
 
 // TestConsoleOwners checks that a project sees what its own system showed and
@@ -325,9 +325,11 @@ func TestConsoleOwners(t *testing.T) {
 	check(t, s.send(closed))
 	operator.notice("10.0.0.1")
 	two.notice("not open")
+	two.mu.Lock()
 	if strings.Contains(fmt.Sprint(two.notices), "10.0.0.1") {
 		t.Errorf("a member is told %q", two.notices)
 	}
+	two.mu.Unlock()
 	again := w.memberReads(t, owner2, m, p2, 4, false)
 	check(t, again.end())
 	again.sees("two ")
@@ -363,9 +365,11 @@ func TestConsoleSites(t *testing.T) {
 	s := w.consoleSite(t, "p1")
 	v := w.operatorReads(t, m, 0, true)
 	r := s.reading(m)
+	other.mu.Lock()
 	if len(other.readings) != 0 {
 		t.Errorf("partition p2 is told to send %v", other.readings)
 	}
+	other.mu.Unlock()
 	forged := s.open(m, r, 0, "x", "")
 	wantCode(t, other.send(forged), connect.CodePermissionDenied, "")
 	forged.Partition = "p2"
