@@ -57,7 +57,7 @@ func Configure(root string, s Settings) error {
 		{name: "etc/fstab", text: s.Fstab},
 		{name: "etc/sysctl.d/90-ingot.conf", text: sysctl},
 		{name: "etc/frr/frr.conf", text: frr(a, s.Ports), mode: 0o640, like: "etc/frr"},
-		{name: "etc/frr/daemons", text: "zebra=yes\nbgpd=yes\nstaticd=yes\nvtysh_enable=yes\nzebra_options=\"-A 127.0.0.1 -s 90000000\"\nbgpd_options=\"-A 127.0.0.1\"\nstaticd_options=\"-A 127.0.0.1\"\n", mode: 0o640, like: "etc/frr"},
+		{name: "etc/frr/daemons", text: "zebra=yes\nbgpd=yes\nstaticd=yes\nvtysh_enable=yes\nzebra_options=\"-A 127.0.0.1 -s 90000000\"\nbgpd_options=\"-A 127.0.0.1\"\nstaticd_options=\"-A 127.0.0.1\"\n" + watchfrr, mode: 0o640, like: "etc/frr"},
 		{name: "etc/lldpd.d/ingot.conf", text: fmt.Sprintf("configure system hostname %s\nconfigure system description \"provisioned by Ingot\"\nconfigure lldp tx-interval 10\n", s.Machine)},
 		{name: "etc/ingot/machine", text: s.Machine + "\n"},
 		{name: "etc/ingot/ports", text: portLines(s.Ports)},
@@ -95,6 +95,11 @@ func Configure(root string, s Settings) error {
 	}
 	return nil
 }
+
+// watchfrr gives FRR's daemons 90 s to start. After its own 20 s, on a server
+// that is busy or emulated, it kills the start half-way and FRR runs without
+// its configuration.
+const watchfrr = "watchfrr_options=\"-T 90\"\n"
 
 // sysctl keeps the installed system from taking addresses and routes from the
 // boot network's advertisements while its ports still move (MEP-20).
