@@ -161,14 +161,17 @@ func (e *Entrance) target(ctx context.Context, name string) (target, error) {
 	return target{}, fault.New(fault.Precondition, "server "+name, "has no address: nothing is installed on it", "allocate it with 'ingot machine create' and its --uuid")
 }
 
-// stand gives a leaf an address in the network of t.
+// stand gives a leaf an address in the network of t and waits until t answers.
 func (e *Entrance) stand(ctx context.Context, j Jump, t target) error {
 	address, err := e.address(ctx, "lab-"+j.Name, t)
 	if err != nil {
 		return err
 	}
-	// The device is there when the leaf has a port in the VRF.
-	out, err := e.ssh(ctx, e.leaf(j), "/bin/ip", "addr", "replace", address, "dev", t.device).CombinedOutput()
+	// The device is there when the leaf has a port in the VRF. A system that
+	// has just been seen may need a moment until its routes are there.
+	out, err := e.ssh(ctx, e.leaf(j), "/bin/ip addr replace "+address+" dev "+t.device+" && for i in $(seq 20); do "+
+		"/bin/ip vrf exec "+t.device+" nc -w 2 "+t.address+" 22 </dev/null 2>/dev/null | grep -q ^SSH && exit; sleep 1; done; "+
+		"echo ssh does not answer on "+t.address+"; exit 1").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
 	}

@@ -216,6 +216,33 @@ func TestUnresolved(t *testing.T) {
 	}
 }
 
+// What FRR routes to and a tunnel does not know is given back to the tunnel,
+// once for both address families.
+func TestLost(t *testing.T) {
+	mac, other := net.HardwareAddr{2, 0, 10, 255, 0, 1}, net.HardwareAddr{2, 0, 10, 255, 0, 2}
+	resolved := func(ip string, mac net.HardwareAddr) netlink.Neigh {
+		return netlink.Neigh{IP: net.ParseIP(ip), HardwareAddr: mac, State: netlink.NUD_NOARP, Flags: netlink.NTF_EXT_LEARNED}
+	}
+	neighbours := []netlink.Neigh{
+		resolved("10.255.0.1", mac), resolved("::ffff:10.255.0.1", mac), resolved("10.255.0.2", other),
+		{IP: net.ParseIP("10.255.0.3"), State: netlink.NUD_INCOMPLETE},
+		{IP: net.ParseIP("fe80::1"), HardwareAddr: mac, State: netlink.NUD_REACHABLE},
+	}
+	known := []netlink.Neigh{
+		{HardwareAddr: mac, Flags: netlink.NTF_MASTER}, // learned by the bridge, leads nowhere
+		{HardwareAddr: other, IP: net.ParseIP("10.255.0.2").To4(), Flags: netlink.NTF_SELF},
+	}
+	want := []netlink.Neigh{{
+		Family: unix.AF_BRIDGE, State: netlink.NUD_REACHABLE | netlink.NUD_NOARP, Flags: netlink.NTF_SELF | netlink.NTF_EXT_LEARNED, IP: net.ParseIP("10.255.0.1").To4(), HardwareAddr: mac,
+	}}
+	if d := cmp.Diff(want, lost(neighbours, known)); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	if again := lost(neighbours, append(known, want...)); again != nil {
+		t.Errorf("what was given back is lost again: %v", again)
+	}
+}
+
 func TestParseBinding(t *testing.T) {
 	b := parseBinding(listed)
 	want := map[string]ingotv1.PortClass{"swp1": ingotv1.PortClass_PORT_CLASS_BOOT, "swp3": ingotv1.PortClass_PORT_CLASS_DOWN}
