@@ -208,7 +208,9 @@ func mkfs(f *apiv2.Filesystem, id string) []string {
 			args = append(args, "-n", strings.ToUpper(f.GetLabel()[:min(11, len(f.GetLabel()))]))
 		}
 	case apiv2.Format_FORMAT_EXT3, apiv2.Format_FORMAT_EXT4:
-		args = []string{"mkfs." + format(f.GetFormat()), "-q", "-F", "-U", id}
+		// The kernel initializes the inode tables while the file system is in use;
+		// mke2fs leaves them to it only if it is asked, or ext4 is loaded already.
+		args = []string{"mkfs." + format(f.GetFormat()), "-q", "-F", "-E", "lazy_itable_init=1", "-U", id}
 		if f.GetLabel() != "" {
 			args = append(args, "-L", f.GetLabel()[:min(16, len(f.GetLabel()))])
 		}

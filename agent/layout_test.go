@@ -126,9 +126,9 @@ func TestLayoutFiles(t *testing.T) {
 		}
 	}
 	if d := cmp.Diff([]string{
-		"mkfs.ext4 -q -F -U ID-vda3 /dev/vda3",
+		"mkfs.ext4 -q -F -E lazy_itable_init=1 -U ID-vda3 /dev/vda3",
 		"mkfs.vfat -F 32 -i IDvda1 -n EFI /dev/vda1",
-		"mkfs.ext4 -q -F -U ID-vda2 -L root -b 4096 /dev/vda2",
+		"mkfs.ext4 -q -F -E lazy_itable_init=1 -U ID-vda2 -L root -b 4096 /dev/vda2",
 		"mkswap -U ID-vda4 /dev/vda4",
 	}, commands); d != "" {
 		t.Errorf("commands (-want +got)\n%s", d)

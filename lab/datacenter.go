@@ -28,6 +28,8 @@ type Plan struct {
 	Dir     string // folder of everything the data centre keeps
 	Bin     string // folder of ingotd, ingot, ingot-leaf and ingot-agent
 	Servers int    // 3
+	// Debian offers the Debian image, too, which takes minutes to build once.
+	Debian bool
 	// Capture records every wire between servers and leaves from the start.
 	Capture bool
 	// Say tells a person what is going on.
@@ -43,6 +45,7 @@ type DataCenter struct {
 	control *control
 	origin  *http.Server
 	files   map[string]string // what the origin serves
+	images  []osImage
 	Leaves  []*VM
 	Site    *VM
 	Servers []*Server
@@ -151,14 +154,16 @@ func (d *DataCenter) build(ctx, run context.Context) error {
 	if err != nil {
 		return err
 	}
-	system, err := d.cache.BusyboxImage(ctx, filepath.Join(d.plan.Bin, "lldpsender"))
-	if err != nil {
+	if err := d.buildImages(ctx); err != nil {
 		return err
 	}
 	if _, err := d.cache.Firmware(ctx); err != nil {
 		return err
 	}
-	d.files = map[string]string{"/kernel": image.Kernel, "/initrd": image.Initrd, "/busybox.tar.zst": system}
+	d.files = map[string]string{"/kernel": image.Kernel, "/initrd": image.Initrd}
+	for _, i := range d.images {
+		d.files[i.Path] = i.file
+	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -237,14 +242,6 @@ func (d *DataCenter) rack(ctx, run context.Context) error {
 
 // tell applies the catalogue.
 func (d *DataCenter) tell(ctx, _ context.Context) error {
-	sum, err := hashFile(d.files["/busybox.tar.zst"])
-	if err != nil {
-		return err
-	}
-	info, err := os.Stat(d.files["/busybox.tar.zst"])
-	if err != nil {
-		return err
-	}
 	type board struct{ ID, Address, User, Password, CA string }
 	var boards []board
 	for n, s := range d.Servers {
@@ -264,7 +261,7 @@ func (d *DataCenter) tell(ctx, _ context.Context) error {
 	var text bytes.Buffer
 	if err := t.Execute(&text, map[string]any{
 		"Partition": Partition, "Origin": "http://" + net.JoinHostPort(hostSeen, port), "Leaves": leafNames, "SitePort": sitePort,
-		"KernelArguments": KernelArguments(), "Expires": time.Now().AddDate(1, 0, 0).UTC().Format(time.RFC3339), "ImageSHA256": sum, "ImageSize": info.Size(), "BMCs": boards,
+		"KernelArguments": KernelArguments(), "Expires": time.Now().AddDate(1, 0, 0).UTC().Format(time.RFC3339), "Images": d.images, "BMCs": boards,
 	}); err != nil {
 		return err
 	}
@@ -381,7 +378,7 @@ func (d *DataCenter) startSite(ctx context.Context) error {
 		nics = append(nics, NIC{MAC: fmt.Sprintf("02:00:00:10:00:%02x", i), Name: "boot" + strconv.Itoa(i), Port: d.wire("site-" + leaf).A()})
 	}
 	d.Site, err = d.cache.NewGuest(ctx, filepath.Join(d.plan.Dir, name), GuestSpec{
-		Spec:     Spec{Name: name, Memory: 512, NICs: nics, Files: files},
+		Spec:     Spec{Name: name, Memory: 768, NICs: nics, Files: files},
 		Programs: map[string]string{"/usr/sbin/ingotd": filepath.Join(d.plan.Bin, "ingotd")},
 		Prepare:  management + "for p in boot0 boot1; do /bin/ip link set $p up; done",
 		Services: map[string]string{"ingotd": "exec /usr/sbin/ingotd serve --parts bmc,boot,cache --data-dir /var/lib/ingot " + d.joining(name) +

@@ -34,7 +34,7 @@ func programs(t *testing.T) string {
 func TestLabDataCenter(t *testing.T) {
 	ctx := within(t, 15*time.Minute)
 	dir := t.TempDir()
-	d, err := cache(t).NewDataCenter(ctx, lab.Plan{Dir: dir, Bin: programs(t), Servers: 2, Capture: true, Say: t.Logf})
+	d, err := cache(t).NewDataCenter(ctx, lab.Plan{Dir: dir, Bin: programs(t), Servers: 2, Debian: true, Capture: true, Say: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestLabDataCenter(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := d.Allocate(ctx, n, p, lab.Busybox); err != nil {
+				if err := d.Allocate(ctx, n, p, []string{lab.Debian, lab.Busybox}[n-1]); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -3,6 +3,8 @@ package lab
 import (
 	"context"
 	"crypto/rand"
+	"os"
+	"path/filepath"
 )
 
 // A Project is a project with a private network in the data centre.
@@ -49,5 +51,43 @@ func (d *DataCenter) SSH(ctx context.Context, name string, args ...string) (stri
 	return string(out), err
 }
 
-// Busybox is the small image of the catalogue.
-const Busybox = "busybox-1.0.0"
+// The images of the catalogue; Debian only if the Plan has it.
+const (
+	Busybox = "busybox-1.0.0"
+	Debian  = "debian-12.0.0"
+)
+
+// osImage is an image as the catalogue describes it.
+type osImage struct {
+	ID, Name, Path, SHA256 string
+	Size                   int64
+	file                   string
+}
+
+// buildImages makes the images that are offered.
+func (d *DataCenter) buildImages(ctx context.Context) error {
+	busybox, err := d.cache.BusyboxImage(ctx, filepath.Join(d.plan.Bin, "lldpsender"))
+	if err != nil {
+		return err
+	}
+	d.images = []osImage{{ID: Busybox, Name: "Busybox, a small system for trying things", Path: "/busybox.tar.zst", file: busybox}}
+	if d.plan.Debian {
+		debian, err := d.cache.DebianImage(ctx)
+		if err != nil {
+			return err
+		}
+		d.images = append(d.images, osImage{ID: Debian, Name: "Debian 12", Path: "/debian.tar.zst", file: debian})
+	}
+	for n := range d.images {
+		i := &d.images[n]
+		if i.SHA256, err = hashFile(i.file); err != nil {
+			return err
+		}
+		info, err := os.Stat(i.file)
+		if err != nil {
+			return err
+		}
+		i.Size = info.Size()
+	}
+	return nil
+}

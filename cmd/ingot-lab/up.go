@@ -47,7 +47,7 @@ func up() *cobra.Command {
 	cmd.Flags().StringVar(&f.bin, "bin", "bin", binUsage)
 	cmd.Flags().IntVar(&f.servers, "servers", 3, "how many servers")
 	cmd.Flags().IntVar(&f.install, "install", 1, "how many of them to allocate and install")
-	cmd.Flags().StringVar(&f.image, "image", lab.Busybox, "image to install")
+	cmd.Flags().StringVar(&f.image, "image", lab.Busybox, "image to install: "+lab.Busybox+" or "+lab.Debian+", which takes minutes to build once")
 	cmd.Flags().BoolVar(&f.capture, "capture", false, "record every wire of the servers from the start, as pcap files in --dir")
 	cmd.Flags().BoolVar(&f.exit, "exit", false, "end when everything has been reached")
 	cmd.Flags().DurationVar(&f.patience, "patience", 15*time.Minute, "when to give up")
@@ -71,7 +71,7 @@ func (f upFlags) run(ctx context.Context) (err error) {
 	}
 	limited, cancel := context.WithTimeout(ctx, f.patience)
 	defer cancel()
-	d, err := c.NewDataCenter(limited, lab.Plan{Dir: f.dir, Bin: f.bin, Servers: f.servers, Capture: f.capture, Say: say})
+	d, err := c.NewDataCenter(limited, lab.Plan{Dir: f.dir, Bin: f.bin, Servers: f.servers, Capture: f.capture, Debian: f.image == lab.Debian, Say: say})
 	if err != nil {
 		return err
 	}

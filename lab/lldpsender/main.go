@@ -14,7 +14,12 @@ import (
 	"github.com/ingot-cloud/ingot/lldp"
 )
 
-const interval = 5 * time.Second
+// A new sender speaks faster at first (IEEE 802.1AB-2016, 9.2.5.5 and 9.2.5.19).
+const (
+	interval     = 5 * time.Second
+	fastInterval = time.Second
+	fastFrames   = 4
+)
 
 // The agent's files in the installed system: the machine's uuid, and a name and
 // a MAC address per port.
@@ -53,11 +58,16 @@ func send() error {
 			return fmt.Errorf("port %s: %w", name, err)
 		}
 	}
-	for ; ; time.Sleep(interval) {
+	for sent := 0; ; sent++ {
 		for name, c := range conns {
 			frame.PortID, frame.PortDescription = name, name
 			// A port without link refuses; it may have one the next time.
 			_ = c.Send(frame)
+		}
+		if sent < fastFrames {
+			time.Sleep(fastInterval)
+		} else {
+			time.Sleep(interval)
 		}
 	}
 }
