@@ -137,7 +137,7 @@ func (f upFlags) summary(ctx context.Context, d *lab.DataCenter) error {
 	if f.install > 0 {
 		fmt.Printf("  %s/ingot-lab ssh m1\n", f.bin)
 	}
-	fmt.Printf("  export %[1]s\n  %[2]s/ingot machine timeline %[3]s --admin\n  %[2]s/ingot switch list\n\nCtrl-C ends the data centre.\n",
+	fmt.Printf("  export %[1]s\n  %[2]s/ingot machine timeline %[3]s --admin\n  %[2]s/ingot machine console %[3]s --admin\n\nCtrl-C ends the data centre.\n",
 		d.Environment(), f.bin, lab.UUID(1))
 	return nil
 }
