@@ -115,13 +115,18 @@ func (e *Entrance) SSH(ctx context.Context, name string, args ...string) (*exec.
 	if i := slices.IndexFunc(e.Leaves, func(j Jump) bool { return j.Name == name }); i >= 0 {
 		return e.ssh(ctx, e.leaf(e.Leaves[i]), args...), nil
 	}
-	t, err := e.target(ctx, name)
+	c, err := client.New(client.Config{URL: e.URL, CAFile: e.CAFile, TokenFile: e.TokenFile})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	t, err := findTarget(ctx, c, name)
 	if err != nil {
 		return nil, err
 	}
 	var failed []error
 	for _, j := range e.Leaves {
-		if err := e.stand(ctx, j, t); err != nil {
+		if err := e.stand(ctx, c, j, t); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", j.Name, err))
 			continue
 		}
@@ -131,23 +136,14 @@ func (e *Entrance) SSH(ctx context.Context, name string, args ...string) (*exec.
 	return nil, fault.Wrap(fault.Unavailable, "server "+name, "cannot be reached through any leaf", errors.Join(failed...))
 }
 
-func (e *Entrance) api() (*client.Client, error) {
-	return client.New(client.Config{URL: e.URL, CAFile: e.CAFile, TokenFile: e.TokenFile})
-}
-
 // target is an installed server as leaves see it.
 type target struct{ allocation, project, network, device, address string }
 
-func (e *Entrance) target(ctx context.Context, name string) (target, error) {
+func findTarget(ctx context.Context, c *client.Client, name string) (target, error) {
 	n, err := strconv.Atoi(strings.TrimPrefix(name, "m"))
 	if err != nil {
 		return target{}, fault.New(fault.Invalid, "server "+name, "is not a name of the lab", "servers are m1, m2 ..., leaves are "+strings.Join(leafNames, " and "))
 	}
-	c, err := e.api()
-	if err != nil {
-		return target{}, err
-	}
-	defer c.Close()
 	got, err := client.Of(c, adminv2connect.NewMachineServiceClient).Get(ctx, &adminv2.MachineServiceGetRequest{Uuid: UUID(n)})
 	if err != nil {
 		return target{}, err
@@ -162,8 +158,8 @@ func (e *Entrance) target(ctx context.Context, name string) (target, error) {
 }
 
 // stand gives a leaf an address in the network of t and waits until t answers.
-func (e *Entrance) stand(ctx context.Context, j Jump, t target) error {
-	address, err := e.address(ctx, "lab-"+j.Name, t)
+func (e *Entrance) stand(ctx context.Context, c *client.Client, j Jump, t target) error {
+	address, err := addressOf(ctx, c, "lab-"+j.Name, t)
 	if err != nil {
 		return err
 	}
@@ -178,13 +174,8 @@ func (e *Entrance) stand(ctx context.Context, j Jump, t target) error {
 	return nil
 }
 
-// address returns the address of t's network that goes by a name, new at first.
-func (e *Entrance) address(ctx context.Context, name string, t target) (string, error) {
-	c, err := e.api()
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
+// addressOf returns the address of t's network that goes by a name, new at first.
+func addressOf(ctx context.Context, c *client.Client, name string, t target) (string, error) {
 	family := apiv2.IPAddressFamily_IP_ADDRESS_FAMILY_V4
 	if strings.Contains(t.address, ":") {
 		family = apiv2.IPAddressFamily_IP_ADDRESS_FAMILY_V6

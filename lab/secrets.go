@@ -29,13 +29,10 @@ var mayHold = []leak.Allowance{
 	{Path: "control/config/ingot/config.yaml", Secret: "admin token*", Mode: 0o600, Reason: "the operator logged in with it"},
 	{Path: "control/config/ingot/config.yaml", Secret: "any token", Mode: 0o600, Reason: "likewise"},
 	{Path: "control/data/keys", Secret: "key ring *", Mode: 0o600, Reason: "the key ring, which seals all others"},
-	{Path: operatorKey, Secret: "operator's ssh key", Mode: 0o600, Reason: "the operator's own"},
+	{Path: keyFile, Secret: "operator's ssh key", Mode: 0o600, Reason: "the operator's own"},
 	{Path: "*/initrd", Secret: "enrolment of *", Reason: "the lab's way to hand a guest its files; it counts once"},
 	{Path: "m*/disk*", Secret: "*", Unread: true, Reason: "the tenant's own system"},
 }
-
-// operatorKey is the operator's ssh key, below a data centre's folder.
-const operatorKey = keyFile
 
 // Leaks searches everything that the data centre keeps, and the command lines
 // of its virtual machines, for every secret of the run that it knows, and for
@@ -128,7 +125,7 @@ func storedSecrets(dir string) ([]leak.Secret, error) {
 	if all[len(all)-1].Name == "any token" {
 		return nil, errors.New("the key ring is empty")
 	}
-	pem, err := os.ReadFile(filepath.Join(dir, operatorKey))
+	pem, err := os.ReadFile(filepath.Join(dir, keyFile))
 	if err != nil {
 		return nil, err
 	}
