@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"slices"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -18,9 +17,6 @@ import (
 )
 
 type leaves struct{ *Server }
-
-// leafIdle is how often a leaf hears something, if only a sign of life.
-const leafIdle = 10 * time.Second
 
 func (s leaves) Register(ctx context.Context, req *connect.Request[ingotv1.LeafServiceRegisterRequest]) (*connect.Response[ingotv1.LeafServiceRegisterResponse], error) {
 	if err := s.update(ctx, func(tx *store.Tx) error { return network.RegisterLeaf(tx, req.Msg) }); err != nil {
@@ -39,36 +35,22 @@ func (s leaves) Configure(ctx context.Context, req *connect.Request[ingotv1.Leaf
 	if _, err := s.own(ctx, id); err != nil {
 		return err
 	}
-	send := func() error {
-		c, err := network.Counted(s.db.Snapshot(), id)
-		if err != nil || c == nil || network.CompareGenerations(c.GetGeneration(), have) <= 0 {
-			return err
-		}
-		have = c.GetGeneration()
-		return stream.Send(&ingotv1.LeafServiceConfigureResponse{Configuration: c})
-	}
-	after := s.db.Snapshot().Rev()
-	// The stream is open: otherwise the leaf learns it with the first message.
-	if err := stream.Send(&ingotv1.LeafServiceConfigureResponse{}); err != nil {
-		return err
-	}
-	if err := send(); err != nil {
-		return err
-	}
-	for e, err := range s.db.Watch(ctx, store.WatchOptions{After: after, Prefixes: []string{"leafgeneration/" + id}, Idle: leafIdle}) {
+	first := true // it tells the leaf that the stream is open
+	return s.follow(ctx, func(snap store.Snapshot, sign bool) error {
+		c, err := network.Counted(snap, id)
 		if err != nil {
 			return err
 		}
-		if err := send(); err != nil {
-			return err
+		msg := &ingotv1.LeafServiceConfigureResponse{}
+		switch {
+		case network.CompareGenerations(c.GetGeneration(), have) > 0:
+			have, msg.Configuration = c.GetGeneration(), c
+		case !sign && !first:
+			return nil
 		}
-		if e.Table == "" {
-			if err := stream.Send(&ingotv1.LeafServiceConfigureResponse{}); err != nil {
-				return err
-			}
-		}
-	}
-	return context.Cause(ctx)
+		first = false
+		return stream.Send(msg)
+	}, "leafgeneration/"+id)
 }
 
 func (s leaves) Report(ctx context.Context, req *connect.Request[ingotv1.LeafServiceReportRequest]) (*connect.Response[ingotv1.LeafServiceReportResponse], error) {
