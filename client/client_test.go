@@ -273,6 +273,22 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// What works unattended goes on after a refusal, which somebody may mend.
+func TestFollowAlways(t *testing.T) {
+	s := newServer(t)
+	s.streams = []stream{{nil, connect.NewError(connect.CodeNotFound, errors.New("leaf leaf1: not found"))}, {[]int64{2}, nil}}
+	watch := client.Of(s.client(t, quick), ingotv1connect.NewWatchServiceClient)
+	enough, lost := errors.New("enough"), []connect.Code{}
+	err := client.Follow(t.Context(), client.Follower{Retry: quick, Always: true, Lost: func(err error) { lost = append(lost, connect.CodeOf(err)) }},
+		func(ctx context.Context) (*connect.ServerStreamForClient[ingotv1.WatchServiceAllResponse], error) {
+			return watch.All(ctx, connect.NewRequest(&ingotv1.WatchServiceAllRequest{}))
+		},
+		func(*ingotv1.WatchServiceAllResponse) error { return enough })
+	if !errors.Is(err, enough) || !slices.Equal(lost, []connect.Code{connect.CodeNotFound}) {
+		t.Errorf("%v after %v", err, lost)
+	}
+}
+
 // A token that is kept in memory can be replaced.
 func TestSetToken(t *testing.T) {
 	s := newServer(t)

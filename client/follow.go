@@ -18,13 +18,17 @@ type Follower struct {
 	// Silence is how long the server may say nothing until the stream is opened
 	// anew; for ever. Connections that died are noticed without it.
 	Silence time.Duration
+	// Always goes on after every answer, also one that stays the same however
+	// often one asks: what works unattended waits until people have mended it.
+	Always bool
 	// Lost, if set, hears why a stream broke before it is opened again.
 	Lost func(error)
 }
 
 // Follow opens a stream and hands every message to handle, and opens it again
 // whenever it breaks, until ctx ends, handle returns an error, or the server
-// answers that trying again is of no use: then it returns that error. open is
+// answers that trying again is of no use, unless f is to go on Always: then it
+// returns that error. open is
 // called for each attempt and so can say where to go on.
 func Follow[M any](ctx context.Context, f Follower, open func(context.Context) (*connect.ServerStreamForClient[M], error), handle func(*M) error) error {
 	f.Retry = f.Retry.withDefaults()
@@ -37,7 +41,7 @@ func Follow[M any](ctx context.Context, f Follower, open func(context.Context) (
 			return fatal.error
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case final[connect.CodeOf(err)]:
+		case final[connect.CodeOf(err)] && !f.Always:
 			return err
 		}
 		if f.Lost != nil {

@@ -334,56 +334,26 @@ func (a *Agent) complain(ctx context.Context, err error) {
 	}
 }
 
-// follow keeps a stream of configurations open.
+// follow keeps a stream of configurations open, whatever the control plane
+// answers, until ctx ends.
 func (a *Agent) follow(ctx context.Context) error {
-	wait := backoffLeast
-	for ctx.Err() == nil {
-		got, err := a.stream(ctx)
-		if got {
-			wait = backoffLeast
-		}
-		if err != nil && ctx.Err() == nil {
-			a.cfg.Log.Warn("no configuration stream", "switch", a.cfg.Switch, "error", err, "again_in", wait)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, backoffMost)
+	f := client.Follower{
+		Retry: client.Retry{Min: backoffLeast, Max: backoffMost}, Silence: silence, Always: true,
+		Lost: func(err error) { a.cfg.Log.Warn("no configuration stream", "switch", a.cfg.Switch, "error", err) },
 	}
-	return nil
-}
-
-// stream offers what one stream brings until it ends or falls silent. It says
-// whether anything came.
-func (a *Agent) stream(ctx context.Context) (got bool, err error) {
-	silent := fault.New(fault.Unavailable, "control plane", "the stream fell silent", "")
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watchdog := time.AfterFunc(silence, func() { cancel(silent) })
-	defer watchdog.Stop()
-	defer func() {
-		if err != nil && errors.Is(context.Cause(ctx), silent) {
-			err = silent
-		}
-	}()
-	s, err := a.cfg.API.Configure(ctx, connect.NewRequest(&ingotv1.LeafServiceConfigureRequest{
-		Switch: a.cfg.Switch, Partition: a.cfg.Partition, Have: a.newest().GetGeneration(),
-	}))
-	if err != nil {
-		return false, err
-	}
-	defer s.Close()
-	for s.Receive() {
-		got = true
-		watchdog.Reset(silence)
-		if c := s.Msg().GetConfiguration(); c != nil {
+	_ = client.Follow(ctx, f, func(ctx context.Context) (*connect.ServerStreamForClient[ingotv1.LeafServiceConfigureResponse], error) {
+		return a.cfg.API.Configure(ctx, connect.NewRequest(&ingotv1.LeafServiceConfigureRequest{
+			Switch: a.cfg.Switch, Partition: a.cfg.Partition, Have: a.newest().GetGeneration(),
+		}))
+	}, func(m *ingotv1.LeafServiceConfigureResponse) error {
+		if c := m.GetConfiguration(); c != nil {
 			if err := a.Offer(c); err != nil {
 				a.cfg.Log.Warn("configuration refused", "error", err)
 			}
 		}
-	}
-	return got, s.Err()
+		return nil
+	}) // ctx has ended
+	return nil
 }
 
 // ManagementIP returns the address of this machine from which it reaches the

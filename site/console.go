@@ -312,52 +312,27 @@ func (c *Consoles) deliver(ctx context.Context) {
 			stop()
 		}
 	}()
-	tries := 0
-	for ctx.Err() == nil {
-		got, err := c.follow(ctx, func(readings []*ingotv1.ConsoleReading) {
-			wanted := map[string]bool{}
-			for _, r := range readings {
-				wanted[r.GetId()] = true
-				if sending[r.GetId()] == nil {
-					own, stop := context.WithCancel(ctx)
-					sending[r.GetId()] = stop
-					all.Go(func() { c.send(own, r) })
-				}
+	stayTuned(ctx, func(ctx context.Context) (*connect.ServerStreamForClient[ingotv1.ConsoleServiceWantedResponse], error) {
+		return c.cfg.API.Wanted(ctx, connect.NewRequest(&ingotv1.ConsoleServiceWantedRequest{Partition: c.cfg.Partition}))
+	}, func(m *ingotv1.ConsoleServiceWantedResponse) {
+		wanted := map[string]bool{}
+		for _, r := range m.GetReadings() {
+			wanted[r.GetId()] = true
+			if sending[r.GetId()] == nil {
+				own, stop := context.WithCancel(ctx)
+				sending[r.GetId()] = stop
+				all.Go(func() { c.send(own, r) })
 			}
-			for id, stop := range sending {
-				if !wanted[id] {
-					stop()
-					delete(sending, id)
-				}
+		}
+		for id, stop := range sending {
+			if !wanted[id] {
+				stop()
+				delete(sending, id)
 			}
-		})
-		if tries++; got {
-			tries = 0
 		}
-		if err != nil && ctx.Err() == nil {
-			c.cfg.Log.Warn("the control plane does not say which consoles are read", "error", err)
-		}
-		pause(ctx, min(15*time.Second, 200*time.Millisecond<<min(tries, 8)))
-	}
-}
-
-// follow reads one stream of readings. It reports whether any came.
-func (c *Consoles) follow(ctx context.Context, take func([]*ingotv1.ConsoleReading)) (got bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	quiet := time.AfterFunc(silence, cancel)
-	defer quiet.Stop()
-	stream, err := c.cfg.API.Wanted(ctx, connect.NewRequest(&ingotv1.ConsoleServiceWantedRequest{Partition: c.cfg.Partition}))
-	if err != nil {
-		return false, err
-	}
-	defer stream.Close()
-	for stream.Receive() {
-		quiet.Reset(silence)
-		got = true
-		take(stream.Msg().GetReadings())
-	}
-	return got, stream.Err()
+	}, func(err error) {
+		c.cfg.Log.Warn("the control plane does not say which consoles are read", "error", err)
+	})
 }
 
 const (

@@ -61,17 +61,14 @@ func (s *Site) Run(ctx context.Context) error {
 	for _, p := range s.parts {
 		all.Go(func() { p.Run(ctx, s.current) })
 	}
-	tries := 0
-	for ctx.Err() == nil {
-		got, err := s.follow(ctx)
-		if tries++; got {
-			tries = 0
+	stayTuned(ctx, func(ctx context.Context) (*connect.ServerStreamForClient[ingotv1.SiteServiceWantedResponse], error) {
+		w, _ := s.current()
+		return s.cfg.API.Wanted(ctx, connect.NewRequest(&ingotv1.SiteServiceWantedRequest{Partition: s.cfg.Partition, Have: w.GetGeneration()}))
+	}, func(m *ingotv1.SiteServiceWantedResponse) {
+		if w := m.GetWanted(); w != nil {
+			s.accept(w)
 		}
-		if err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn("the control plane is away", "error", err)
-		}
-		pause(ctx, min(15*time.Second, 200*time.Millisecond<<min(tries, 8)))
-	}
+	}, func(err error) { s.cfg.Log.Warn("the control plane is away", "error", err) })
 	all.Wait()
 	return nil
 }
@@ -80,28 +77,14 @@ func (s *Site) Run(ctx context.Context) error {
 // connects again.
 const silence = 45 * time.Second
 
-// follow reads one stream of wanted states. It reports whether any came.
-func (s *Site) follow(ctx context.Context) (got bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	quiet := time.AfterFunc(silence, cancel)
-	defer quiet.Stop()
-	w, _ := s.current()
-	stream, err := s.cfg.API.Wanted(ctx, connect.NewRequest(&ingotv1.SiteServiceWantedRequest{
-		Partition: s.cfg.Partition, Have: w.GetGeneration(),
-	}))
-	if err != nil {
-		return false, err
-	}
-	defer stream.Close()
-	for stream.Receive() {
-		quiet.Reset(silence)
-		got = true
-		if w := stream.Msg().GetWanted(); w != nil {
-			s.accept(w)
-		}
-	}
-	return got, stream.Err()
+// stayTuned hands on what a stream of the control plane says, and opens it
+// again whatever ended it, until ctx ends. lost hears why.
+func stayTuned[M any](ctx context.Context, open func(context.Context) (*connect.ServerStreamForClient[M], error), take func(*M), lost func(error)) {
+	f := client.Follower{Retry: client.Retry{Min: 200 * time.Millisecond, Max: 15 * time.Second}, Silence: silence, Always: true, Lost: lost}
+	_ = client.Follow(ctx, f, open, func(m *M) error { // returns when ctx has ended
+		take(m)
+		return nil
+	})
 }
 
 // accept takes a newer wanted state. An older one comes from a control plane
