@@ -398,7 +398,8 @@ func (w *wiring) owned(t *testing.T) {
 // meddling: whatever somebody changes by hand is put right within a step.
 func (w *wiring) meddling(t *testing.T) {
 	for what, script := range map[string]string{
-		"a port taken out of its VRF": "/bin/ip link set swp2 nomaster; ! ip link show swp2 | grep vrf1000",
+		// Taken out and looked at by one process: a step that is under way may put it right before another one looks.
+		"a port taken out of its VRF": "seen=$(printf 'link set swp2 nomaster\\nlink show dev swp2\\n' | /bin/ip -batch -) && echo \"$seen\" | grep swp2 && ! echo \"$seen\" | grep vrf1000",
 		"the filters removed":         "nft delete table netdev ingot",
 		"the instance removed":        "vtysh -c 'configure' -c 'vrf vrf2001' -c 'no vni 2001' -c 'exit' -c 'no router bgp 4210000001 vrf vrf2001'",
 		"a VRF removed":               "/bin/ip link del vrf2001",
