@@ -384,6 +384,7 @@ func describe(r *ingotv1.BMCReport, want *ingotv1.BMCWanted, inv bmc.Inventory) 
 		Fru:       &apiv2.MachineFRU{ProductManufacturer: &inv.Manufacturer, ProductPartNumber: &inv.Model, ProductSerial: &inv.Serial},
 		UpdatedAt: timestamppb.New(inv.ReadAt),
 	}
+	r.Status.Macs = inv.BMCMACs
 	if len(inv.BMCMACs) > 0 {
 		r.Report.Bmc.Mac = inv.BMCMACs[0]
 	}
