@@ -59,7 +59,8 @@ var layouts = map[protoreflect.FullName]string{
 	"metalstack.api.v2.VPNNode":    "ID=id NAME=name PROJECT=project ADDRESSES=ip_addresses ONLINE=online SEEN=last_seen:age",
 	"metalstack.admin.v2.TaskInfo": "ID=id QUEUE=queue TYPE=type STATE=state RETRIED=retried ERROR=last_error DONE=completed_at:age | FAILED=last_failed_at:age NEXT=next_process_at:age DEADLINE=deadline:age",
 	"ingot.v1.BMC": "ID=id PARTITION=partition ADDRESS=address MACHINE=status.machine POWER=status.power_state SEEN=status.last_seen:age ERROR=status.last_error" +
-		" | USER=user VENDOR=status.vendor MODEL=status.model FIRMWARE=status.firmware_version MEDIUM=status.medium.url OVERRIDE=status.medium.override_target",
+		" | MAC=mac HOSTNAME=status.hostname USER=user VENDOR=status.vendor MODEL=status.model FIRMWARE=status.firmware_version MEDIUM=status.medium.url OVERRIDE=status.medium.override_target" +
+		" FINGERPRINT=status.fingerprint",
 	"ingot.v1.Fabric": "PARTITION=partition BOOT=boot_supernet VNI=boot_vni ADDRESS=boot_address LOOPBACKS=loopbacks ASN=first_asn" +
 		" | ASNS=asn_count PORTS=service_ports MEDIUM=boot_medium DOMAIN=boot_domain",
 	"ingot.v1.ImageSource": "IMAGE=image SHA256=sha256 SIZE=size:bytes UNPACKED=unpacked_size:bytes FORMAT=format CHECKS=checks | SHA512=sha512",

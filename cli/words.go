@@ -77,7 +77,7 @@ var secretFields = map[protoreflect.Name]bool{
 // resourceShort says what a resource is, in a few words.
 var resourceShort = map[string]string{
 	"audit":                 "Who did what and when",
-	"bmc":                   "BMCs that the operator told of before their machines are known",
+	"bmc":                   "BMCs, told of or found by their DHCP leases",
 	"component":             "Programs of the platform and when they were last seen",
 	"fabric":                "The plan of a partition's boot network and underlay",
 	"filesystem":            "File system layouts",

@@ -68,10 +68,8 @@ type BMC struct {
 
 	requests atomic.Int64
 
-	mu        sync.Mutex // guards what follows
-	sessions  map[string]session
-	quirks    map[Quirk]bool
-	pretended Override // what is shown while IgnoresOverride
+	mu       sync.Mutex // guards sessions
+	sessions map[string]session
 
 	media drive
 }
@@ -98,7 +96,7 @@ func NewBMC(cfg BMCConfig) (*BMC, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
 	}
-	b := &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}, quirks: map[Quirk]bool{}}
+	b := &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}}
 	if cfg.Serial != "" {
 		if b.uart, err = newUART(cfg.Serial, b.known); err != nil {
 			return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
@@ -230,12 +228,12 @@ func (b *BMC) patch(w http.ResponseWriter, r *http.Request, path string) {
 		b.fail(w, http.StatusBadRequest, "PropertyValueTypeError", "The value of the property Boot is of a different type than the property can accept.")
 		return
 	}
-	o, err := change.apply(b.override())
+	o, err := change.apply(b.cfg.Order.Override())
 	if err != nil {
 		b.fail(w, http.StatusBadRequest, "PropertyValueNotInList", err.Error())
 		return
 	}
-	if err := b.setOverride(o); err != nil {
+	if err := b.cfg.Order.SetOverride(o); err != nil {
 		b.internal(w, err)
 		return
 	}
@@ -304,7 +302,7 @@ func (b *BMC) reset(w http.ResponseWriter, r *http.Request) {
 	if !b.read(w, r, &body) {
 		return
 	}
-	err := b.setPower(r, body.ResetType)
+	err := b.cfg.Power.SetPower(r.Context(), body.ResetType)
 	switch {
 	case err == nil:
 		w.WriteHeader(http.StatusNoContent)

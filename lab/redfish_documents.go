@@ -102,7 +102,7 @@ func (b *BMC) powerState() string {
 }
 
 func (b *BMC) system() object {
-	board, o := b.cfg.Board, b.override()
+	board, o := b.cfg.Board, b.cfg.Order.Override()
 	enabled, target := "Disabled", OwnOrder
 	if o.Target != "" && o.Target != OwnOrder {
 		enabled, target = "Continuous", o.Target
