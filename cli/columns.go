@@ -67,6 +67,9 @@ var layouts = map[protoreflect.FullName]string{
 	"ingot.v1.Site":        "PARTITION=partition SEEN=seen:age MEDIUM=medium.url SIZE=medium.size:bytes BUILT=medium.built:age ERROR=medium.error | SHA256=medium.sha256",
 	"ingot.v1.Standing": "UUID=uuid PHASE=phase SINCE=phase_since:age STEP=progress.step PERCENT=progress.percent LEFT=progress.time_left WAITING=waiting.what" +
 		" | MESSAGE=progress.message DO=waiting.remedy",
+	"ingot.v1.Wipe": "START=start MACHINE=uuid DISK=disk.name SERIAL=disk.serial SIZE=disk.size:bytes RESULT=result METHOD=method END=end ERROR=error" +
+		" | MODEL=disk.model WWN=disk.wwn TRIES=tries SAMPLES=check.samples ZEROES=check.zeroes PARTITION=partition BOOT=boot_id RECORDED=recorded AGENT=agent_version",
+	"ingot.v1.WipeKey":  "ID=id CREATED=created RETIRED=retired | PEM=pem",
 	"ingot.v1.Timeline": "each entries TIME=time SOURCE=source STEP=step TOOK=took FAILED=failed MESSAGE=message | BOOT=boot_id",
 }
 

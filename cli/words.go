@@ -12,6 +12,8 @@ var grafts = map[protoreflect.FullName]string{
 	"ingot.v1.TimelineService.Get":                        "machine timeline",
 	"ingot.v1.TimelineService.GetAny":                     "machine timeline",
 	"ingot.v1.TimelineService.ListAny":                    "machine progress",
+	"ingot.v1.WipeService.List":                           "machine wipes",
+	"ingot.v1.WipeService.Keys":                           "machine wipe-keys",
 	"ingot.v1.FabricService.Sites":                        "partition sites",
 	"ingot.v1.ConsoleService.Read":                        "machine console",
 	"ingot.v1.ConsoleService.ReadAny":                     "machine console",
@@ -22,6 +24,12 @@ var grafts = map[protoreflect.FullName]string{
 	"metalstack.api.v2.MethodService.TokenScopedList":     "token permissions",
 	"metalstack.api.v2.NetworkService.ListBaseNetworks":   "network list-base",
 	"metalstack.admin.v2.SwitchService.ConnectedMachines": "switch machines",
+}
+
+// subjects are fields that verbs take as their argument although they list: of
+// whom they list it. It may be left out.
+var subjects = map[protoreflect.FullName]string{
+	"ingot.v1.WipeService.List": "uuid",
 }
 
 // elsewhere are methods that have no command of their own, and what reaches
@@ -132,6 +140,8 @@ var verbShort = map[string]string{
 	"machine progress":         "List where machines stand, what agents do and what is waited for",
 	"machine set-state":        "Lock, taint or release a machine",
 	"machine timeline":         "Show what happened to a machine and what it waits for",
+	"machine wipe-keys":        "Show the public keys that proofs of wiped disks are signed with",
+	"machine wipes":            "List how disks were wiped, with proof, also of machines that are gone",
 	"method list":              "List the methods that the token may call",
 	"network list-base":        "List networks that a project can build on",
 	"partition capacity":       "Count machines by partition and size",
