@@ -20,7 +20,7 @@ const (
 	sampleSize = 8 << 10 // half marker, half what was found
 	markSize   = sampleSize / 2
 	marked     = 64  // samples that are marked before
-	blind      = 960 // further places to look at where all must be zeroes
+	blind      = 192 // further places to look at where all must be zeroes
 	sector     = 512 // what is compared: the smallest unit that a disk may have kept
 	// edge holds both partition tables and every known signature, at either end.
 	edge  = 1 << 20

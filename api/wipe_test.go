@@ -39,7 +39,7 @@ func (s *server) wiped() *ingotv1.Wipe {
 		Uuid: s.uuid, BootId: s.bootID, Disk: s.inventory().GetDisks()[0], AgentVersion: "v1",
 		Result: ingotv1.WipeResult_WIPE_RESULT_DONE, Method: ingotv1.WipeMethod_WIPE_METHOD_OVERWRITE,
 		Tries: []*ingotv1.WipeTry{{Method: ingotv1.WipeMethod_WIPE_METHOD_DISCARD, Reason: "operation not supported"}},
-		Check: &ingotv1.WipeCheck{Samples: 1024, SampleBytes: 8192, EdgeBytes: 1 << 20, Zeroes: true},
+		Check: &ingotv1.WipeCheck{Samples: 256, SampleBytes: 8192, EdgeBytes: 1 << 20, Zeroes: true},
 		Start: timestamppb.New(now.Add(-time.Minute)), End: timestamppb.New(now),
 	}
 }
