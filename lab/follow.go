@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -99,6 +100,9 @@ func explain(n int, t *ingotv1.Timeline) string {
 		s += fmt.Sprintf(" and waits %s for %s", time.Since(w.GetSince().AsTime()).Round(time.Second), w.GetWhat())
 		if w.GetRemedy() != "" {
 			s += " (" + w.GetRemedy() + ")"
+		}
+		if i := slices.IndexFunc(w.GetSigns(), func(s *ingotv1.Sign) bool { return !s.GetSeen() }); i >= 0 {
+			s += strings.TrimSuffix("; missing: "+w.GetSigns()[i].GetWhat()+": "+w.GetSigns()[i].GetDetail(), ": ")
 		}
 	}
 	return s

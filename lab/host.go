@@ -92,11 +92,16 @@ func (v *VM) SetPower(ctx context.Context, t ResetType) error {
 // does nothing with them but remember. BMCs of many servers can be tried on it
 // in one process.
 type Shell struct {
-	mu     sync.Mutex
-	on     bool
-	order  Override
-	media  string
-	starts []string
+	// Deaf says that the operating system does not obey a graceful shutdown.
+	// It is set before the shell is used.
+	Deaf bool
+
+	mu         sync.Mutex
+	on         bool
+	order      Override
+	media      string
+	starts     []string
+	interrupts int
 }
 
 // On reports whether the shell has power.
@@ -117,11 +122,15 @@ func (s *Shell) SetPower(_ context.Context, t ResetType) error {
 	switch t {
 	case On, ForceOn, PowerCycle:
 		s.on = true
-	case ForceOff, GracefulShutdown:
+	case ForceOff:
 		s.on = false
+	case GracefulShutdown:
+		s.on = s.Deaf
 	case PushPowerButton:
 		s.on = !s.on
-	case ForceRestart, Nmi:
+	case ForceRestart:
+	case Nmi:
+		s.interrupts++
 	default:
 		return fault.Newf(fault.Invalid, "server", "knows no reset type %q", t)
 	}
@@ -135,8 +144,11 @@ func (s *Shell) SetPower(_ context.Context, t ResetType) error {
 // is used up.
 func (s *Shell) start() {
 	from := "disk"
-	if s.order.Target == FromCD && s.media != "" {
+	switch {
+	case s.order.Target == FromCD && s.media != "":
 		from = s.media
+	case s.order.Target == FromSetup:
+		from = "setup"
 	}
 	s.starts = append(s.starts, from)
 	if s.order.Once {
@@ -144,8 +156,15 @@ func (s *Shell) start() {
 	}
 }
 
-// Starts lists what the shell started from, each time: "disk" or the file in
-// the drive.
+// Interrupts returns how often the shell got an NMI.
+func (s *Shell) Interrupts() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.interrupts
+}
+
+// Starts lists what the shell started from, each time: "disk", "setup" or the
+// file in the drive.
 func (s *Shell) Starts() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

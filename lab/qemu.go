@@ -51,6 +51,8 @@ const (
 	OwnOrder Target = "None"
 	FromCD   Target = "Cd"
 	FromDisk Target = "Hdd"
+	// FromSetup is the menu of the firmware, where there is one.
+	FromSetup Target = "BiosSetup"
 )
 
 // An Override says what the firmware tries first, from its next start on. It

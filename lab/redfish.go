@@ -15,6 +15,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,6 +53,8 @@ type BMCConfig struct {
 	// Roots verify the servers that media come from over https, the system's
 	// when nil.
 	Roots *x509.CertPool
+	// Setup says that the server's firmware has a menu that can be asked for.
+	Setup bool
 	// Serial is a file with everything that the server prints on its serial
 	// console, which the BMC then serves over SSH; empty if it does not.
 	Serial string
@@ -67,9 +70,13 @@ type BMC struct {
 	uart *uart // nil if there is none
 
 	requests atomic.Int64
+	logins   atomic.Int64
 
-	mu       sync.Mutex // guards sessions
-	sessions map[string]session
+	mu        sync.Mutex // guards what follows
+	sessions  map[string]session
+	quirks    map[Quirk]bool
+	led       bool
+	pretended Override // what is shown while IgnoresOverride
 
 	media drive
 }
@@ -96,7 +103,7 @@ func NewBMC(cfg BMCConfig) (*BMC, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
 	}
-	b := &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}}
+	b := &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}, quirks: map[Quirk]bool{}}
 	if cfg.Serial != "" {
 		if b.uart, err = newUART(cfg.Serial, b.known); err != nil {
 			return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
@@ -111,6 +118,17 @@ func (b *BMC) CA() []byte { return b.ca }
 
 // Requests returns how many requests the BMC has served.
 func (b *BMC) Requests() int { return int(b.requests.Load()) }
+
+// Logins returns how many sessions the BMC has given out.
+func (b *BMC) Logins() int { return int(b.logins.Load()) }
+
+// Forget ends all sessions without telling anybody, as a restart of the BMC
+// does.
+func (b *BMC) Forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.sessions)
+}
 
 // Sessions returns how many clients are logged in.
 func (b *BMC) Sessions() int {
@@ -199,17 +217,22 @@ func (b *BMC) get(w http.ResponseWriter, r *http.Request, path string) {
 	write(w, http.StatusOK, body)
 }
 
-// patch changes the boot override, the only thing here that PATCH changes.
+// patch changes a resource.
 func (b *BMC) patch(w http.ResponseWriter, r *http.Request, path string) {
-	if path != systemPath {
-		if b.document(path) == nil {
-			b.missing(w, path)
-		} else {
-			b.fail(w, http.StatusMethodNotAllowed, "OperationNotAllowed", "The HTTP method is not allowed on this resource.")
-		}
+	doc := b.document(path)
+	if doc == nil {
+		b.missing(w, path)
 		return
 	}
-	if _, etag := render(b.document(path)); !matches(r.Header.Get("If-Match"), etag) {
+	changes := map[string]func(json.RawMessage) *refusal{}
+	if path == systemPath {
+		changes = map[string]func(json.RawMessage) *refusal{"Boot": b.changeBoot, "LocationIndicatorActive": b.changeLED}
+	}
+	if len(changes) == 0 {
+		b.fail(w, http.StatusMethodNotAllowed, "OperationNotAllowed", "The HTTP method is not allowed on this resource.")
+		return
+	}
+	if _, etag := render(doc); !matches(r.Header.Get("If-Match"), etag) {
 		b.fail(w, http.StatusPreconditionFailed, "PreconditionFailed", "The ETag supplied did not match the ETag required to change this resource.")
 		return
 	}
@@ -218,26 +241,62 @@ func (b *BMC) patch(w http.ResponseWriter, r *http.Request, path string) {
 		return
 	}
 	for property := range body {
-		if property != "Boot" {
+		if changes[property] == nil {
 			b.fail(w, http.StatusBadRequest, "PropertyNotWritable", "The property "+property+" is a read-only property and cannot be assigned a value.")
 			return
 		}
 	}
-	var change bootChange
-	if err := json.Unmarshal(body["Boot"], &change); err != nil {
-		b.fail(w, http.StatusBadRequest, "PropertyValueTypeError", "The value of the property Boot is of a different type than the property can accept.")
-		return
-	}
-	o, err := change.apply(b.cfg.Order.Override())
-	if err != nil {
-		b.fail(w, http.StatusBadRequest, "PropertyValueNotInList", err.Error())
-		return
-	}
-	if err := b.cfg.Order.SetOverride(o); err != nil {
-		b.internal(w, err)
-		return
+	for property, value := range body {
+		if no := changes[property](value); no != nil {
+			b.fail(w, no.status, no.id, no.message)
+			return
+		}
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// A refusal is why something is not changed, as the Base registry has it.
+type refusal struct {
+	status      int
+	id, message string
+}
+
+// wrongType refuses a value that cannot be that of a property.
+func wrongType(property string) *refusal {
+	return &refusal{http.StatusBadRequest, "PropertyValueTypeError", "The value of the property " + property + " is of a different type than the property can accept."}
+}
+
+func (b *BMC) changeBoot(value json.RawMessage) *refusal {
+	var change bootChange
+	if err := json.Unmarshal(value, &change); err != nil {
+		return wrongType("Boot")
+	}
+	o, err := change.apply(b.override(), b.targets())
+	if err != nil {
+		return &refusal{http.StatusBadRequest, "PropertyValueNotInList", err.Error()}
+	}
+	if err := b.setOverride(o); err != nil {
+		return &refusal{http.StatusInternalServerError, "InternalError", "The request failed due to an internal service error: " + err.Error()}
+	}
+	return nil
+}
+
+func (b *BMC) changeLED(value json.RawMessage) *refusal {
+	var on bool
+	if err := json.Unmarshal(value, &on); err != nil {
+		return wrongType("LocationIndicatorActive")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.led = on
+	return nil
+}
+
+// Lit reports whether the LED shines that shows where the server is.
+func (b *BMC) Lit() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.led
 }
 
 // A bootChange is what a client may say about the boot override; what it does
@@ -248,7 +307,7 @@ type bootChange struct {
 	Mode    *string `json:"BootSourceOverrideMode"`
 }
 
-func (c bootChange) apply(o Override) (Override, error) {
+func (c bootChange) apply(o Override, allowed []Target) (Override, error) {
 	notInList := func(value, property string) error {
 		return fmt.Errorf("The value '%s' for the property %s is not in the list of acceptable values.", value, property) //nolint:revive,staticcheck // the Base registry's own sentence
 	}
@@ -256,10 +315,7 @@ func (c bootChange) apply(o Override) (Override, error) {
 		return o, notInList(*c.Mode, "BootSourceOverrideMode")
 	}
 	if c.Target != nil {
-		switch t := Target(*c.Target); t {
-		case OwnOrder, FromCD, FromDisk:
-			o.Target = t
-		default:
+		if o.Target = Target(*c.Target); !slices.Contains(allowed, o.Target) {
 			return o, notInList(*c.Target, "BootSourceOverrideTarget")
 		}
 	}
@@ -302,7 +358,7 @@ func (b *BMC) reset(w http.ResponseWriter, r *http.Request) {
 	if !b.read(w, r, &body) {
 		return
 	}
-	err := b.cfg.Power.SetPower(r.Context(), body.ResetType)
+	err := b.setPower(r, body.ResetType)
 	switch {
 	case err == nil:
 		w.WriteHeader(http.StatusNoContent)
@@ -336,6 +392,7 @@ func (b *BMC) login(w http.ResponseWriter, r *http.Request) {
 		b.fail(w, http.StatusServiceUnavailable, "SessionLimitExceeded", "The session establishment failed due to the number of simultaneous sessions exceeding the limit of the implementation.")
 		return
 	}
+	b.logins.Add(1)
 	at := sessionsPath + "/" + id
 	w.Header().Set("X-Auth-Token", token)
 	w.Header().Set("Location", at)

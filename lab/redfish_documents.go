@@ -50,9 +50,14 @@ func (b *BMC) document(at string) object {
 	case chassisPath:
 		return resource(at, "Chassis.v1_25_0.Chassis", "1", object{
 			"ChassisType": "RackMount", "Manufacturer": b.cfg.Board.Manufacturer, "Model": b.cfg.Board.Model, "SerialNumber": b.cfg.Board.Serial,
-			"PowerState": b.powerState(),
-			"Links":      object{"ComputerSystems": links(systemPath), "ManagedBy": links(managerPath)},
+			"PowerState": b.powerState(), "PartNumber": "C-" + b.cfg.Board.Model,
+			"Power": link(chassisPath + "/Power"), "Thermal": link(chassisPath + "/Thermal"),
+			"Links": object{"ComputerSystems": links(systemPath), "ManagedBy": links(managerPath)},
 		})
+	case chassisPath + "/Power":
+		return b.powerDocument(at)
+	case chassisPath + "/Thermal":
+		return b.thermalDocument(at)
 	case rootPath + "/Managers":
 		return collection(at, "Manager", managerPath)
 	case managerPath:
@@ -102,7 +107,7 @@ func (b *BMC) powerState() string {
 }
 
 func (b *BMC) system() object {
-	board, o := b.cfg.Board, b.cfg.Order.Override()
+	board, o := b.cfg.Board, b.override()
 	enabled, target := "Disabled", OwnOrder
 	if o.Target != "" && o.Target != OwnOrder {
 		enabled, target = "Continuous", o.Target
@@ -112,10 +117,11 @@ func (b *BMC) system() object {
 	}
 	doc := resource(systemPath, "ComputerSystem.v1_22_0.ComputerSystem", "1", object{
 		"SystemType": "Physical", "UUID": board.UUID, "SerialNumber": board.Serial, "Manufacturer": board.Manufacturer, "Model": board.Model,
+		"PartNumber": "P-" + board.Model, "LocationIndicatorActive": b.Lit(),
 		"BiosVersion": board.BIOS, "PowerState": b.powerState(), "Status": object{"State": "Enabled", "Health": "OK"},
 		"Boot": object{
 			"BootSourceOverrideEnabled": enabled, "BootSourceOverrideTarget": target, "BootSourceOverrideMode": "UEFI",
-			"BootSourceOverrideTarget@Redfish.AllowableValues":  []Target{OwnOrder, FromCD, FromDisk},
+			"BootSourceOverrideTarget@Redfish.AllowableValues":  b.targets(),
 			"BootSourceOverrideEnabled@Redfish.AllowableValues": []string{"Disabled", "Once", "Continuous"},
 			"BootSourceOverrideMode@Redfish.AllowableValues":    []string{"UEFI"},
 		},
@@ -129,6 +135,46 @@ func (b *BMC) system() object {
 		doc["SerialConsole"] = b.uart.document()
 	}
 	return doc
+}
+
+// targets are what a client may have the server start from.
+func (b *BMC) targets() []Target {
+	all := []Target{OwnOrder, FromCD, FromDisk}
+	if b.cfg.Setup {
+		all = append(all, FromSetup)
+	}
+	return all
+}
+
+// Watts that a server takes, and those that its BMC takes anyway.
+const wattsOn, wattsOff = 180, 12
+
+func (b *BMC) powerDocument(at string) object {
+	watts := wattsOff
+	if b.cfg.Power.On() {
+		watts = wattsOn
+	}
+	supply := func(n string) object {
+		return object{"MemberId": n, "Name": "PSU " + n, "PowerCapacityWatts": 800, "Status": object{"State": "Enabled", "Health": "OK"}}
+	}
+	return resource(at, "Power.v1_7_2.Power", "Power", object{
+		"PowerControl": []any{object{
+			"MemberId": "0", "Name": "Server", "PowerConsumedWatts": watts,
+			"PowerMetrics": object{"IntervalInMin": 1, "AverageConsumedWatts": watts, "MinConsumedWatts": watts, "MaxConsumedWatts": watts},
+		}},
+		"PowerSupplies": []any{supply("1"), supply("2")},
+	})
+}
+
+func (b *BMC) thermalDocument(at string) object {
+	celsius, rpm := 21, 0
+	if b.cfg.Power.On() {
+		celsius, rpm = 38, 6000
+	}
+	return resource(at, "Thermal.v1_7_2.Thermal", "Thermal", object{
+		"Temperatures": []any{object{"MemberId": "0", "Name": "CPU", "ReadingCelsius": celsius, "Status": object{"State": "Enabled", "Health": "OK"}}},
+		"Fans":         []any{object{"MemberId": "0", "Name": "FAN1", "Reading": rpm, "ReadingUnits": "RPM", "Status": object{"State": "Enabled", "Health": "OK"}}},
+	})
 }
 
 func (b *BMC) manager() object {

@@ -57,6 +57,9 @@ const (
 	Debian  = "debian-12.0.0"
 )
 
+// Images returns the ids of the operating systems that a server can get.
+func Images() []string { return []string{Busybox, Debian} }
+
 // osImage is an image as the catalogue describes it.
 type osImage struct {
 	ID, Name, Path, SHA256 string
