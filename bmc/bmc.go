@@ -33,11 +33,20 @@ type Endpoint struct {
 
 // An Inspector reads what a server is and what state it is in.
 type Inspector interface {
-	// Inventory reads everything, in at most five requests from a BMC that
-	// can expand collections.
+	// Scan reads, in at most MaxRequests requests, what may have changed and as
+	// much of the rest as is unknown or old. What was not read this time is as
+	// it was read last. Absent and malformed parts are left out and no error.
+	Scan(ctx context.Context) (Inventory, error)
+	// Inventory is Scan with as many requests as it takes.
 	Inventory(ctx context.Context) (Inventory, error)
-	// State reads what may have changed since: two requests.
+	// State reads the state alone.
 	State(ctx context.Context) (State, error)
+}
+
+// A Lamp switches the light that shows a technician which server is meant.
+type Lamp interface {
+	// SetLED switches it. What is so already is not written again.
+	SetLED(ctx context.Context, on bool) error
 }
 
 // A Switcher switches a server's power.
@@ -102,6 +111,8 @@ const (
 	None Target = "None" // the server's own order
 	CD   Target = "Cd"
 	Disk Target = "Hdd"
+	// Setup is the menu of the server's firmware.
+	Setup Target = "BiosSetup"
 )
 
 // A Duration is how long a boot override lasts, in Redfish's words.
@@ -134,12 +145,57 @@ type Inventory struct {
 	State
 	// UUID is that of the server's SMBIOS as the BMC spells it.
 	UUID, Serial, Manufacturer, Model string
+	// Parts are the numbers that a spare is ordered by.
+	Parts PartNumbers
 	// BIOS and Firmware are the versions of the server's and the BMC's
 	// firmware.
 	BIOS, Firmware string
 	// BMCMACs and MACs are the addresses of the BMC's and the server's network
 	// cards, in lower case.
 	BMCMACs, MACs []string
+	// LED is the state of the light that shows where the server is.
+	LED LED
+	// Consumed is the electrical power it takes, nil if unknown.
+	Consumed *Consumption
+	// Supplies are its power supplies, without empty bays.
+	Supplies []Part
+	// Sensors are its thermometers and fans.
+	Sensors []Sensor
+	// Complete reports whether everything was read at least once.
+	Complete bool
 	// ReadAt is when the BMC was asked.
 	ReadAt time.Time
+}
+
+// PartNumbers are those of a server's field replaceable units.
+type PartNumbers struct {
+	Product, Chassis, ChassisSerial       string
+	Board, BoardSerial, BoardManufacturer string
+}
+
+// An LED is whether the light that shows where a server is shines.
+type LED string
+
+// The states of an LED, in the words of the metal-stack API.
+const (
+	LEDOn  LED = "LED-ON"
+	LEDOff LED = "LED-OFF"
+)
+
+// Consumption is electrical power in watts: the average of the last minutes,
+// and its bounds. Without minutes it is that of the moment.
+type Consumption struct{ Average, Min, Max, Minutes float32 }
+
+// A Part is something that can break. State and Health are in Redfish's words:
+// Enabled, Absent ..., and OK, Warning or Critical.
+type Part struct{ Name, State, Health string }
+
+// Broken reports whether the BMC says that a part needs attention.
+func (p Part) Broken() bool { return p.Health != "" && p.Health != "OK" }
+
+// A Sensor is what something measures.
+type Sensor struct {
+	Part
+	Reading float32
+	Unit    string // °C, RPM or Percent
 }

@@ -64,7 +64,7 @@ func (k *HostKey) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 func (r *Redfish) Console(ctx context.Context) (Console, error) {
 	ctx, cancel := bounded(ctx, callTimeout)
 	defer cancel()
-	system, err := r.readSystem(r.client.WithContext(ctx))
+	system, err := r.pass(ctx, unlimited).system()
 	if err != nil {
 		return Console{}, err
 	}

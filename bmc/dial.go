@@ -88,24 +88,18 @@ func verify(s tls.ConnectionState, known []*x509.Certificate) error {
 	if len(s.PeerCertificates) == 0 {
 		return errors.New("shows no certificate")
 	}
-	roots := x509.NewCertPool()
+	leaf := s.PeerCertificates[0]
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	for _, k := range known {
-		if bytes.Equal(k.Raw, s.PeerCertificates[0].Raw) {
+		if bytes.Equal(k.Raw, leaf.Raw) {
 			return nil
 		}
 		roots.AddCert(k)
 	}
-	return vouched(s.PeerCertificates, s.ServerName, roots)
-}
-
-// vouched reports whether roots, the system's if nil, vouch for a chain under
-// a name.
-func vouched(chain []*x509.Certificate, name string, roots *x509.CertPool) error {
-	between := x509.NewCertPool()
-	for _, c := range chain[1:] {
+	for _, c := range s.PeerCertificates[1:] {
 		between.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{DNSName: name, Roots: roots, Intermediates: between})
+	_, err := leaf.Verify(x509.VerifyOptions{DNSName: s.ServerName, Roots: roots, Intermediates: between})
 	return err
 }
 
@@ -113,6 +107,10 @@ func vouched(chain []*x509.Certificate, name string, roots *x509.CertPool) error
 // was tried, what it said and what to do. What the BMC says is cut short, and
 // left out where it could repeat what we sent.
 func explain(object, what string, err error) error {
+	var explained *fault.Error
+	if err == nil || errors.As(err, &explained) {
+		return err
+	}
 	var said *schemas.Error
 	if errors.As(err, &said) {
 		kind, remedy := fault.Internal, ""

@@ -3,6 +3,7 @@ package bmc_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +38,7 @@ func testTree(t *testing.T, file, content string) {
 	}
 	var mu sync.Mutex
 	var transcript bytes.Buffer
+	asked := 0
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -45,6 +46,7 @@ func testTree(t *testing.T, file, content string) {
 		}
 		path := strings.Trim(r.URL.Path, "/")
 		mu.Lock()
+		asked++
 		fmt.Fprintln(&transcript, strings.TrimSpace(r.Method+" "+r.URL.RequestURI()+" "+redact(string(body))))
 		mu.Unlock()
 		if r.Method == http.MethodGet {
@@ -58,6 +60,9 @@ func testTree(t *testing.T, file, content string) {
 				return
 			}
 			w.Header().Set("Content-Type", "application/json")
+			if r.URL.Query().Get("$expand") != "" {
+				doc = expand(t, tree, doc)
+			}
 			_, _ = w.Write(doc)
 			return
 		}
@@ -81,21 +86,42 @@ func testTree(t *testing.T, file, content string) {
 		}
 		fmt.Fprintln(&transcript, what)
 	}
+	requests := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return asked
+	}
 	ctx := t.Context()
 	r, err := bmc.Open(ctx, bmc.Endpoint{Address: s.URL, User: "admin", Password: secret.New("s3cret")})
 	say("open", err)
 	if err == nil {
-		inv, err := r.Inventory(ctx)
-		say(fmt.Sprintf("inventory: power %s, boot %s %s, media %t %t %q, uuid %q, serial %q, %q %q, bios %q, firmware %q, bmc %q, macs %q",
-			inv.Power, inv.Boot, inv.BootDuration, inv.HasMedia, inv.Inserted, inv.Media, inv.UUID, inv.Serial, inv.Manufacturer, inv.Model, inv.BIOS, inv.Firmware, inv.BMCMACs, inv.MACs), err)
+		var inv bmc.Inventory
+		before := 0 // the login counts as part of the first scan
+		for range 20 {
+			if inv, err = r.Scan(ctx); err != nil {
+				break
+			}
+			if n := requests() - before; n > bmc.MaxRequests {
+				t.Errorf("a scan took %d requests", n)
+			}
+			before = requests()
+			if say("scan", nil); inv.Complete {
+				break
+			}
+		}
+		say(describe(inv), err)
 		say("insert", r.Insert(ctx, "https://boot.example/i.iso"))
 		say("boot", r.SetBoot(ctx, bmc.CD, bmc.Once))
+		say("setup", r.SetBoot(ctx, bmc.Setup, bmc.Once))
 		say("cycle", r.SetPower(ctx, bmc.Cycle))
+		say("shut down", r.SetPower(ctx, bmc.Shutdown))
+		say("interrupt", r.SetPower(ctx, bmc.NMI))
+		say("led", r.SetLED(ctx, true))
 		r.Close(ctx)
 		say("closed", nil)
 	}
 	want := string(tree["transcript"])
-	if got := inOrder(transcript.String()); got != want {
+	if got := transcript.String(); got != want {
 		if !*update {
 			t.Errorf("transcript (-want +got):\n%s", cmp.Diff(want, got))
 			return
@@ -115,19 +141,43 @@ func testTree(t *testing.T, file, content string) {
 	}
 }
 
-// inOrder sorts reads that follow each other: the library does some of them
-// side by side.
-func inOrder(transcript string) string {
-	lines := strings.SplitAfter(transcript, "\n")
-	for i := 0; i < len(lines); {
-		j := i
-		for j < len(lines) && strings.HasPrefix(lines[j], "GET ") {
-			j++
-		}
-		slices.Sort(lines[i:j])
-		i = max(j, i+1)
+// describe is an inventory in lines.
+func describe(inv bmc.Inventory) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "inventory: complete %t, power %s, boot %s %s, media %t %t %q, uuid %q, serial %q, %q %q, bios %q, firmware %q, bmc %q, macs %q\n",
+		inv.Complete, inv.Power, inv.Boot, inv.BootDuration, inv.HasMedia, inv.Inserted, inv.Media, inv.UUID, inv.Serial, inv.Manufacturer, inv.Model, inv.BIOS, inv.Firmware, inv.BMCMACs, inv.MACs)
+	fmt.Fprintf(&b, "  parts %+v, led %q", inv.Parts, inv.LED)
+	if inv.Consumed != nil {
+		fmt.Fprintf(&b, "\n  consumed %+v", *inv.Consumed)
 	}
-	return strings.Join(lines, "")
+	for _, s := range inv.Supplies {
+		fmt.Fprintf(&b, "\n  %s: %q %q, broken %t", s.Name, s.State, s.Health, s.Broken())
+	}
+	for _, s := range inv.Sensors {
+		fmt.Fprintf(&b, "\n  %s: %v %s %q %q, broken %t", s.Name, s.Reading, s.Unit, s.State, s.Health, s.Broken())
+	}
+	return b.String()
+}
+
+// expand puts the members of a collection in the place of their links.
+func expand(t *testing.T, tree map[string][]byte, collection []byte) []byte {
+	var doc map[string]any
+	if err := json.Unmarshal(collection, &doc); err != nil {
+		t.Error(err)
+	}
+	members, _ := doc["Members"].([]any)
+	for i, m := range members {
+		member, ok := tree[strings.Trim(fmt.Sprint(m.(map[string]any)["@odata.id"]), "/")]
+		if !ok {
+			continue
+		}
+		members[i] = json.RawMessage(member)
+	}
+	b, err := json.Marshal(doc)
+	if err != nil {
+		t.Error(err)
+	}
+	return b
 }
 
 func redact(body string) string { return strings.ReplaceAll(body, "s3cret", "PASSWORD") }
