@@ -311,6 +311,30 @@ func (s operatorMachines) BootMedium(ctx context.Context, req *connect.Request[i
 	return connect.NewResponse(&ingotv1.MachineServiceBootMediumResponse{Machine: m}), nil
 }
 
+// Shutdown implements ingot.v1.
+func (s operatorMachines) Shutdown(ctx context.Context, req *connect.Request[ingotv1.MachineServiceShutdownRequest]) (*connect.Response[ingotv1.MachineServiceShutdownResponse], error) {
+	id := newID()
+	m, err := s.changed(ctx, req.Msg.GetUuid(), func(tx *store.Tx) error {
+		return machine.Shutdown(tx, id, req.Msg.GetUuid(), callerOf(ctx).User())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&ingotv1.MachineServiceShutdownResponse{Machine: m}), nil
+}
+
+// Interrupt implements ingot.v1.
+func (s operatorMachines) Interrupt(ctx context.Context, req *connect.Request[ingotv1.MachineServiceInterruptRequest]) (*connect.Response[ingotv1.MachineServiceInterruptResponse], error) {
+	id := newID()
+	m, err := s.changed(ctx, req.Msg.GetUuid(), func(tx *store.Tx) error {
+		return machine.Interrupt(tx, id, req.Msg.GetUuid(), callerOf(ctx).User())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&ingotv1.MachineServiceInterruptResponse{Machine: m}), nil
+}
+
 // changed changes a machine and returns what became of it.
 func (s operatorMachines) changed(ctx context.Context, uuid string, rule func(*store.Tx) error) (*apiv2.Machine, error) {
 	if err := s.update(ctx, rule); err != nil {

@@ -12,7 +12,8 @@ const timelineName = protoreflect.FullName("ingot.v1.Timeline")
 var timeZero time.Time
 
 // timeline prints what happened to a machine and, below, what it waits for,
-// for how much longer, and what a person can do.
+// for how much longer, what a person can do, and which signs of progress were
+// seen and which are missing.
 func (p *printer) timeline(m protoreflect.Message) error {
 	p.format = "table"
 	if err := p.one(m); err != nil {
@@ -48,5 +49,23 @@ func (p *printer) timeline(m protoreflect.Message) error {
 	if remedy := at("waiting", "remedy"); remedy != "" {
 		fmt.Fprintf(p.to, "do:      %s\n", remedy)
 	}
-	return nil
+	return p.signs(m)
+}
+
+// signs prints what should be seen of a machine while it waits.
+func (p *printer) signs(m protoreflect.Message) error {
+	w := m.Get(m.Descriptor().Fields().ByName("waiting")).Message()
+	f := w.Descriptor().Fields().ByName("signs")
+	list := w.Get(f).List()
+	if list.Len() == 0 {
+		return nil
+	}
+	var rows []row
+	for i := range list.Len() {
+		of := list.Get(i).Message()
+		rows = append(rows, row{of: of, item: of})
+	}
+	fmt.Fprintln(p.to)
+	signs := printer{to: p.to, now: p.now, format: "wide"} // what was chosen for the timeline is not for these
+	return signs.many(f.Message(), rows, false)
 }

@@ -73,11 +73,14 @@ func newest(events []*privatev1.Event, e *privatev1.Event, n int) []*privatev1.E
 	return events[:min(len(events), n)]
 }
 
+// refusedStep is what a timeline calls a refusal.
+const refusedStep = "refused"
+
 // Refused tells the story of a machine that it was refused, unless nothing has
 // happened since that was told: a refused machine keeps asking. A machine that
 // is not known has no story.
 func Refused(tx *store.Tx, uuid, why string) error {
-	return once(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BOOT, Step: "refused", Message: why, Failed: true})
+	return once(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BOOT, Step: refusedStep, Message: why, Failed: true})
 }
 
 // Troubled tells why an agent gets no further, likewise.

@@ -27,6 +27,8 @@ const (
 	actBootMedium = ingotv1.OperationAction_OPERATION_ACTION_BOOT_MEDIUM
 	actLEDOn      = ingotv1.OperationAction_OPERATION_ACTION_LED_ON
 	actLEDOff     = ingotv1.OperationAction_OPERATION_ACTION_LED_OFF
+	actShutdown   = ingotv1.OperationAction_OPERATION_ACTION_SHUTDOWN
+	actInterrupt  = ingotv1.OperationAction_OPERATION_ACTION_INTERRUPT
 )
 
 const (
@@ -64,6 +66,8 @@ func CommandOf(o *privatev1.Operation) apiv2.MachineBMCCommand {
 		return apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_MACHINE_DELETED
 	case actDisk:
 		return apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_MACHINE_CREATED
+	case actShutdown:
+		return apiv2.MachineBMCCommand_MACHINE_BMC_COMMAND_OFF
 	}
 	for c, a := range commands {
 		if a == o.GetOperation().GetAction() {
@@ -92,6 +96,12 @@ func Command(tx *store.Tx, id string, m *privatev1.Machine, c apiv2.MachineBMCCo
 	if !ok {
 		return fault.Newf(fault.Invalid, object(m.GetUuid()), "command %s is not for people", c)
 	}
+	return ask(tx, id, m, action, c, "bmc command "+c.String()+" by "+by, by)
+}
+
+// ask orders what a person asks of a BMC, and tells of it where that ends a
+// running system.
+func ask(tx *store.Tx, id string, m *privatev1.Machine, action ingotv1.OperationAction, c apiv2.MachineBMCCommand, message, by string) error {
 	if !connected(tx, m.GetUuid()) {
 		return fault.Newf(fault.Precondition, "", "machine %q does not have bmc connections details yet", m.GetUuid())
 	}
@@ -99,12 +109,31 @@ func Command(tx *store.Tx, id string, m *privatev1.Machine, c apiv2.MachineBMCCo
 		return err
 	}
 	switch action {
-	case actOff, actReset, actCycle, actDisk, actBIOS:
-		_, _, err := Happen(tx, m.GetUuid(), Happening{Event: Rebooting, Message: "bmc command " + c.String() + " by " + by})
+	case actOff, actReset, actCycle, actDisk, actBIOS, actShutdown, actInterrupt:
+		_, _, err := Happen(tx, m.GetUuid(), Happening{Event: Rebooting, Message: message})
 		return err
 	default: // a boot medium's power cycle is told when it was done
 		return nil
 	}
+}
+
+// Shutdown orders that the operating system of a machine shuts down, or else
+// that it loses power.
+func Shutdown(tx *store.Tx, id, uuid, by string) error {
+	return askOf(tx, id, uuid, actShutdown, by)
+}
+
+// Interrupt orders a non-maskable interrupt for a machine.
+func Interrupt(tx *store.Tx, id, uuid, by string) error {
+	return askOf(tx, id, uuid, actInterrupt, by)
+}
+
+func askOf(tx *store.Tx, id, uuid string, action ingotv1.OperationAction, by string) error {
+	m, err := records.Machines.Get(tx, uuid)
+	if err != nil {
+		return err
+	}
+	return ask(tx, id, m, action, 0, actionName(action)+" by "+by, by)
 }
 
 // connected reports whether somebody can reach the BMC of a machine: by the
@@ -183,7 +212,7 @@ func Done(tx *store.Tx, res Result) error {
 		return nil
 	}
 	uuid, first := o.GetOperation().GetMachine(), false
-	if a := o.GetOperation().GetAction(); (a == actBootMedium || a == actOff) && failure == "" && powerOff == nil && !res.V2 {
+	if a := o.GetOperation().GetAction(); (a == actBootMedium || a == actOff || a == actShutdown) && failure == "" && powerOff == nil && !res.V2 {
 		failure = "the BMC was not seen to report power off"
 	}
 	o, err := records.Operations.Change(tx, uuid, func(o *privatev1.Operation) error {
@@ -247,14 +276,16 @@ func actionName(a ingotv1.OperationAction) string {
 }
 
 // Expire ends an operation that nobody took or ended in time, false if it has
-// time left. Commands of the v2 API are not kept for somebody who comes later.
+// time left. What a person wants now is not kept for somebody who comes later.
 func Expire(tx *store.Tx, uuid string) (bool, error) {
 	o, err := records.Operations.Get(tx, uuid)
 	if err != nil || o.GetOperation().GetDone() != nil {
 		return false, err
 	}
-	switch now := tx.Now(); {
-	case o.GetTaken() == nil && o.GetCommand() != 0 && now.Sub(o.GetOperation().GetCreated().AsTime()) >= takeWithin:
+	a := o.GetOperation().GetAction()
+	now, urgent := tx.Now(), o.GetCommand() != 0 || a == actShutdown || a == actInterrupt
+	switch {
+	case o.GetTaken() == nil && urgent && now.Sub(o.GetOperation().GetCreated().AsTime()) >= takeWithin:
 		return true, Done(tx, Result{ID: o.GetOperation().GetId(), Error: "nobody took it: no site of the partition is connected"})
 	case o.GetTaken() != nil && now.Sub(o.GetTaken().AsTime()) >= doneWithin:
 		return true, Done(tx, Result{ID: o.GetOperation().GetId(), Error: "whoever took it has not reported the end"})

@@ -276,6 +276,10 @@ func init() {
 				return err
 			})
 		},
+		"refused": func(s *script, args string) (string, error) { // machine why
+			uuid, why, _ := strings.Cut(args, " ")
+			return "", s.do(func(tx *store.Tx) error { return machine.Refused(tx, uuid, why) })
+		},
 		"register": func(s *script, args string) (string, error) { // machine port [leaves]
 			f := strings.Fields(args)
 			leaves := []string{"leaf1", "leaf2"}
@@ -297,15 +301,9 @@ func init() {
 				})
 			})
 		},
-		"wait": func(s *script, args string) (string, error) { // machine serials: of the disks that it wipes before
+		"wait": func(s *script, args string) (string, error) { // machine serials
 			f := strings.Fields(args)
-			for _, serial := range f[1:] {
-				w := wipe(f[0], s.boot(f[0]), serial, s.clock.Now())
-				if err := s.do(func(tx *store.Tx) error { return machine.Wiped(tx, w) }); err != nil {
-					return "", err
-				}
-			}
-			return s.after(f[0], func(tx *store.Tx) error { return machine.Ready(tx, f[0], s.boot(f[0])) })
+			return s.after(f[0], func(tx *store.Tx) error { return machine.Ready(tx, f[0], s.boot(f[0]), f[1:]) })
 		},
 		"event": func(s *script, args string) (string, error) { // machine event
 			uuid, name, _ := strings.Cut(args, " ")
@@ -450,6 +448,7 @@ func init() {
 		},
 		"machine":  func(s *script, args string) (string, error) { return s.state(args), nil },
 		"timeline": (*script).timeline,
+		"signs":    (*script).signs,
 		"issues": func(s *script, args string) (string, error) { // machine
 			m, err := records.Machines.Get(s.db.Snapshot(), args)
 			var out []string
@@ -516,6 +515,28 @@ func (s *script) timeline(args string) (string, error) {
 		if w.GetRemedy() != "" {
 			fmt.Fprintf(&b, "otherwise: %s\n", w.GetRemedy())
 		}
+	}
+	return b.String(), nil
+}
+
+// signs shows what should have been seen of a machine, and what is missing.
+func (s *script) signs(args string) (string, error) {
+	r := s.db.Snapshot()
+	m, err := records.Machines.Get(r, args)
+	if err != nil {
+		return "", err
+	}
+	w := machine.Stands(r, m).GetWaiting()
+	var b strings.Builder
+	fmt.Fprintf(&b, "waits for %s\n", w.GetWhat())
+	for _, sign := range w.GetSigns() {
+		seen := map[bool]string{true: "seen   ", false: "MISSING"}[sign.GetSeen()]
+		at := ""
+		if sign.GetTime() != nil {
+			at = " " + sign.GetTime().AsTime().Format("15:04:05")
+		}
+		fmt.Fprintf(&b, "%s%s %-5s %s\n", seen, at, strings.ToLower(strings.TrimPrefix(sign.GetSource().String(), "TIMELINE_SOURCE_")),
+			strings.TrimSuffix(sign.GetWhat()+": "+sign.GetDetail(), ": "))
 	}
 	return b.String(), nil
 }

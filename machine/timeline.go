@@ -74,6 +74,9 @@ func awaited(r store.Reader, m *privatev1.Machine) *ingotv1.Waiting {
 	if w == nil {
 		return nil
 	}
+	if standingOf(m).budget > 0 { // what may take for ever is not missed
+		w.Signs = signsOf(r, m)
+	}
 	if rec, ok := records.Reclaims.Peek(r, m.GetUuid()); ok && m.GetPhase() == reclaiming {
 		switch {
 		case rec.GetPowerOffSeen() == nil:

@@ -61,7 +61,6 @@ func Tables() []store.AnyTable {
 		Tenants,
 		Tokens,
 		VNIs,
-		Wipes,
 	}
 }
 

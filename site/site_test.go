@@ -40,8 +40,6 @@ type control struct {
 	wanted *ingotv1.SiteWanted
 	moved  chan struct{}
 	bmcs   map[string]*ingotv1.BMCReport // newest
-	found  []*ingotv1.BMCDiscovered
-	away   int // calls of Discovered that fail
 	done   map[string][]*ingotv1.SiteServiceDoneRequest
 	images map[string]*ingotv1.ImageCached
 	medium *ingotv1.Medium
@@ -103,17 +101,6 @@ func (c *control) Report(_ context.Context, r *connect.Request[ingotv1.SiteServi
 	return connect.NewResponse(&ingotv1.SiteServiceReportResponse{}), nil
 }
 
-func (c *control) Discovered(_ context.Context, r *connect.Request[ingotv1.SiteServiceDiscoveredRequest]) (*connect.Response[ingotv1.SiteServiceDiscoveredResponse], error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.away > 0 {
-		c.away--
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New("away"))
-	}
-	c.found = append(c.found, r.Msg.GetBmcs()...)
-	return connect.NewResponse(&ingotv1.SiteServiceDiscoveredResponse{}), nil
-}
-
 func (c *control) Done(_ context.Context, r *connect.Request[ingotv1.SiteServiceDoneRequest]) (*connect.Response[ingotv1.SiteServiceDoneResponse], error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,7 +130,7 @@ func (c *control) eventually(t *testing.T, what string, holds func() bool) {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		c.mu.Lock()
 		ok := holds()
-		state := fmt.Sprint(c.bmcs, c.found, c.done, c.medium, c.images)
+		state := fmt.Sprint(c.bmcs, c.done, c.medium, c.images)
 		c.mu.Unlock()
 		if ok {
 			return
@@ -195,7 +182,7 @@ func newServerOn(t *testing.T, id, serial string) server {
 	shell := &lab.Shell{}
 	b, err := lab.NewBMC(lab.BMCConfig{
 		Board: lab.Board{UUID: uuid, Serial: "SN-" + id, Manufacturer: "Ingot", Model: "Lab", BIOS: "2025.02", Firmware: "1.0", MAC: "02:00:00:00:00:0a"},
-		Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: t.TempDir(), Serial: serial,
+		Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: t.TempDir(), Serial: serial, Setup: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -230,7 +217,7 @@ func medium(t *testing.T) func() (*ingotv1.Medium, <-chan struct{}) {
 
 func newBMCs(t *testing.T, api ingotv1connect.SiteServiceClient, dir string, m func() (*ingotv1.Medium, <-chan struct{})) *site.BMCs {
 	t.Helper()
-	b, err := site.NewBMCs(site.BMCsConfig{Partition: partition, API: api, Dir: dir, Medium: m, Every: 50 * time.Millisecond, Log: quiet})
+	b, err := site.NewBMCs(site.BMCsConfig{Partition: partition, API: api, Dir: dir, Medium: m, Every: 50 * time.Millisecond, Grace: 100 * time.Millisecond, Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,6 +169,7 @@ func TestLabPage(t *testing.T) {
 		b.click(row(m["writing"]) + " button")
 		b.says("#detail h2", "db1")
 		b.says("#detail .now", "If it takes too long: look at the failed step")
+		b.says("#detail .signs .missing", "in the partition's cache")
 		b.says("#detail .story", "crypto erase")
 		b.says("#detail .story td", "2.3 s")
 		b.says("#detail dd", "10.0.16.4")

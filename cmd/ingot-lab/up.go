@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/lab"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 )
@@ -47,7 +51,7 @@ func up() *cobra.Command {
 	cmd.Flags().StringVar(&f.bin, "bin", "bin", binUsage)
 	cmd.Flags().IntVar(&f.servers, "servers", 3, "how many servers")
 	cmd.Flags().IntVar(&f.install, "install", 1, "how many of them to allocate and install")
-	cmd.Flags().StringVar(&f.image, "image", lab.Busybox, "image to install: "+lab.Busybox+" or "+lab.Debian+", which takes minutes to build once")
+	cmd.Flags().StringVar(&f.image, "image", lab.Busybox, "image to install, one of "+strings.Join(lab.Images(), ", ")+"; a Debian one takes minutes to build once")
 	cmd.Flags().BoolVar(&f.capture, "capture", false, "record every wire of the servers from the start, as pcap files in --dir")
 	cmd.Flags().BoolVar(&f.exit, "exit", false, "end when everything has been reached")
 	cmd.Flags().DurationVar(&f.patience, "patience", 15*time.Minute, "when to give up")
@@ -57,10 +61,11 @@ func up() *cobra.Command {
 func (f upFlags) run(ctx context.Context) (err error) {
 	say := progress()
 	start := time.Now()
-	if f.dir == "" {
-		if f.dir, err = os.MkdirTemp("", "ingot-lab-"); err != nil {
-			return err
-		}
+	if !slices.Contains(lab.Images(), f.image) {
+		return fault.New(fault.Invalid, "image "+f.image, "not known to the lab", "take one of "+strings.Join(lab.Images(), ", "))
+	}
+	if f.dir, err = folder(f.dir); err != nil {
+		return err
 	}
 	if f.bin, err = filepath.Abs(f.bin); err != nil {
 		return err
@@ -95,6 +100,24 @@ func (f upFlags) run(ctx context.Context) (err error) {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// folder returns the path of an empty folder: dir, or a new one if dir is "".
+func folder(dir string) (string, error) {
+	if dir == "" {
+		return os.MkdirTemp("", "ingot-lab-")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	switch files, err := os.ReadDir(dir); {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	case len(files) > 0:
+		return "", fault.New(fault.Precondition, "folder "+dir, "is not empty, and a data centre begins from nothing", "remove it or name another one")
+	}
+	return dir, nil
 }
 
 // reach takes the first servers to a running system and the others to waiting.

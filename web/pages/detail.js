@@ -79,7 +79,8 @@ export class Detail {
     this.waits = h("p");
     this.trouble = h("p", { class: "trouble" });
     this.remedy = h("p", { class: "remedy", hidden: true });
-    this.now = h("div", { class: "now" }, h("p", null, this.badge, " ", this.since), this.what, this.bar, this.trouble, this.waits, this.remedy);
+    this.signs = h("ul", { class: "signs", "aria-label": "Signs of progress" });
+    this.now = h("div", { class: "now" }, h("p", null, this.badge, " ", this.since), this.what, this.bar, this.trouble, this.waits, this.remedy, this.signs);
     this.facts = h("dl");
     this.rows = h("tbody");
     this.none = h("p", { class: "hint" }, "Nothing has happened yet.");
@@ -113,7 +114,20 @@ export class Detail {
     text(this.trouble, m.trouble || m.phase === "CRASHED" ? capital(m.trouble || "crashed") + (m.error ? ": " + m.error : "") : "");
     this.remedy.hidden = !m.waiting?.remedy;
     text(this.remedy, m.waiting?.remedy ? (needsCare(m, now) ? "Do: " : "If it takes too long: ") + m.waiting.remedy + "." : "");
+    this.#signs(m.waiting?.signs ?? [], now);
     this.#facts(m);
+  }
+
+  // What should be seen while a machine waits: the first that is missing says
+  // where to look.
+  #signs(signs, now) {
+    this.signs.hidden = signs.length === 0;
+    if (this.signs.childNodes.length !== signs.length) this.signs.replaceChildren(...signs.map(() => h("li")));
+    signs.forEach((g, i) => {
+      const li = this.signs.childNodes[i], age = g.time ? duration(now - g.time) : "";
+      attribute(li, "class", g.seen ? "seen" : "missing");
+      text(li, (g.seen ? "seen" + (age && ` ${age} ago`) : "missing" + (age && ` for ${age}`)) + `: ${g.what}` + (g.detail && ` (${g.detail})`));
+    });
   }
 
   #facts(m) {

@@ -86,7 +86,8 @@ export class Model extends EventTarget {
     const phase = short(st.phase, "MACHINE_PHASE_");
     const now = {
       phase: phase in phases ? phase : "UNKNOWN", since: time(st.phaseSince),
-      waiting: st.waiting ? { what: st.waiting.what ?? "", since: time(st.waiting.since), overdueAt: time(st.waiting.overdueAt), remedy: st.waiting.remedy ?? "" } : null,
+      waiting: st.waiting ? { what: st.waiting.what ?? "", since: time(st.waiting.since), overdueAt: time(st.waiting.overdueAt), remedy: st.waiting.remedy ?? "",
+        signs: (st.waiting.signs ?? []).map((g) => ({ source: (g.source ?? "").replace("TIMELINE_SOURCE_", "").toLowerCase(), what: g.what ?? "", seen: Boolean(g.seen), time: time(g.time), detail: g.detail ?? "" })) } : null,
       progress: st.progress ?? null,
     };
     if (["phase", "since", "waiting", "progress"].every((k) => JSON.stringify(m[k]) === JSON.stringify(now[k]))) return;

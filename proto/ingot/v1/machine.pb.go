@@ -208,6 +208,182 @@ func (x *MachineServiceBootMediumResponse) GetMachine() *v2.Machine {
 	return nil
 }
 
+type MachineServiceShutdownRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachineServiceShutdownRequest) Reset() {
+	*x = MachineServiceShutdownRequest{}
+	mi := &file_ingot_v1_machine_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineServiceShutdownRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineServiceShutdownRequest) ProtoMessage() {}
+
+func (x *MachineServiceShutdownRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_machine_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineServiceShutdownRequest.ProtoReflect.Descriptor instead.
+func (*MachineServiceShutdownRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_machine_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *MachineServiceShutdownRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+type MachineServiceShutdownResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Machine       *v2.Machine            `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachineServiceShutdownResponse) Reset() {
+	*x = MachineServiceShutdownResponse{}
+	mi := &file_ingot_v1_machine_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineServiceShutdownResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineServiceShutdownResponse) ProtoMessage() {}
+
+func (x *MachineServiceShutdownResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_machine_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineServiceShutdownResponse.ProtoReflect.Descriptor instead.
+func (*MachineServiceShutdownResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_machine_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MachineServiceShutdownResponse) GetMachine() *v2.Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
+type MachineServiceInterruptRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachineServiceInterruptRequest) Reset() {
+	*x = MachineServiceInterruptRequest{}
+	mi := &file_ingot_v1_machine_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineServiceInterruptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineServiceInterruptRequest) ProtoMessage() {}
+
+func (x *MachineServiceInterruptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_machine_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineServiceInterruptRequest.ProtoReflect.Descriptor instead.
+func (*MachineServiceInterruptRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_machine_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *MachineServiceInterruptRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+type MachineServiceInterruptResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Machine       *v2.Machine            `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachineServiceInterruptResponse) Reset() {
+	*x = MachineServiceInterruptResponse{}
+	mi := &file_ingot_v1_machine_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineServiceInterruptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineServiceInterruptResponse) ProtoMessage() {}
+
+func (x *MachineServiceInterruptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_machine_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineServiceInterruptResponse.ProtoReflect.Descriptor instead.
+func (*MachineServiceInterruptResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_machine_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MachineServiceInterruptResponse) GetMachine() *v2.Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
 var File_ingot_v1_machine_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_machine_proto_rawDesc = "" +
@@ -222,12 +398,22 @@ const file_ingot_v1_machine_proto_rawDesc = "" +
 	"\x1fMachineServiceBootMediumRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\"X\n" +
 	" MachineServiceBootMediumResponse\x124\n" +
-	"\amachine\x18\x01 \x01(\v2\x1a.metalstack.api.v2.MachineR\amachine2\xf0\x01\n" +
+	"\amachine\x18\x01 \x01(\v2\x1a.metalstack.api.v2.MachineR\amachine\"=\n" +
+	"\x1dMachineServiceShutdownRequest\x12\x1c\n" +
+	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\"V\n" +
+	"\x1eMachineServiceShutdownResponse\x124\n" +
+	"\amachine\x18\x01 \x01(\v2\x1a.metalstack.api.v2.MachineR\amachine\">\n" +
+	"\x1eMachineServiceInterruptRequest\x12\x1c\n" +
+	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\"W\n" +
+	"\x1fMachineServiceInterruptResponse\x124\n" +
+	"\amachine\x18\x01 \x01(\v2\x1a.metalstack.api.v2.MachineR\amachine2\xc7\x03\n" +
 	"\x0eMachineService\x12n\n" +
 	"\n" +
 	"ConfirmOff\x12).ingot.v1.MachineServiceConfirmOffRequest\x1a*.ingot.v1.MachineServiceConfirmOffResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12n\n" +
 	"\n" +
-	"BootMedium\x12).ingot.v1.MachineServiceBootMediumRequest\x1a*.ingot.v1.MachineServiceBootMediumResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
+	"BootMedium\x12).ingot.v1.MachineServiceBootMediumRequest\x1a*.ingot.v1.MachineServiceBootMediumResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12h\n" +
+	"\bShutdown\x12'.ingot.v1.MachineServiceShutdownRequest\x1a(.ingot.v1.MachineServiceShutdownResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12k\n" +
+	"\tInterrupt\x12(.ingot.v1.MachineServiceInterruptRequest\x1a).ingot.v1.MachineServiceInterruptResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
 	file_ingot_v1_machine_proto_rawDescOnce sync.Once
@@ -241,26 +427,36 @@ func file_ingot_v1_machine_proto_rawDescGZIP() []byte {
 	return file_ingot_v1_machine_proto_rawDescData
 }
 
-var file_ingot_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_ingot_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_ingot_v1_machine_proto_goTypes = []any{
 	(*MachineServiceConfirmOffRequest)(nil),  // 0: ingot.v1.MachineServiceConfirmOffRequest
 	(*MachineServiceConfirmOffResponse)(nil), // 1: ingot.v1.MachineServiceConfirmOffResponse
 	(*MachineServiceBootMediumRequest)(nil),  // 2: ingot.v1.MachineServiceBootMediumRequest
 	(*MachineServiceBootMediumResponse)(nil), // 3: ingot.v1.MachineServiceBootMediumResponse
-	(*v2.Machine)(nil),                       // 4: metalstack.api.v2.Machine
+	(*MachineServiceShutdownRequest)(nil),    // 4: ingot.v1.MachineServiceShutdownRequest
+	(*MachineServiceShutdownResponse)(nil),   // 5: ingot.v1.MachineServiceShutdownResponse
+	(*MachineServiceInterruptRequest)(nil),   // 6: ingot.v1.MachineServiceInterruptRequest
+	(*MachineServiceInterruptResponse)(nil),  // 7: ingot.v1.MachineServiceInterruptResponse
+	(*v2.Machine)(nil),                       // 8: metalstack.api.v2.Machine
 }
 var file_ingot_v1_machine_proto_depIdxs = []int32{
-	4, // 0: ingot.v1.MachineServiceConfirmOffResponse.machine:type_name -> metalstack.api.v2.Machine
-	4, // 1: ingot.v1.MachineServiceBootMediumResponse.machine:type_name -> metalstack.api.v2.Machine
-	0, // 2: ingot.v1.MachineService.ConfirmOff:input_type -> ingot.v1.MachineServiceConfirmOffRequest
-	2, // 3: ingot.v1.MachineService.BootMedium:input_type -> ingot.v1.MachineServiceBootMediumRequest
-	1, // 4: ingot.v1.MachineService.ConfirmOff:output_type -> ingot.v1.MachineServiceConfirmOffResponse
-	3, // 5: ingot.v1.MachineService.BootMedium:output_type -> ingot.v1.MachineServiceBootMediumResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	8, // 0: ingot.v1.MachineServiceConfirmOffResponse.machine:type_name -> metalstack.api.v2.Machine
+	8, // 1: ingot.v1.MachineServiceBootMediumResponse.machine:type_name -> metalstack.api.v2.Machine
+	8, // 2: ingot.v1.MachineServiceShutdownResponse.machine:type_name -> metalstack.api.v2.Machine
+	8, // 3: ingot.v1.MachineServiceInterruptResponse.machine:type_name -> metalstack.api.v2.Machine
+	0, // 4: ingot.v1.MachineService.ConfirmOff:input_type -> ingot.v1.MachineServiceConfirmOffRequest
+	2, // 5: ingot.v1.MachineService.BootMedium:input_type -> ingot.v1.MachineServiceBootMediumRequest
+	4, // 6: ingot.v1.MachineService.Shutdown:input_type -> ingot.v1.MachineServiceShutdownRequest
+	6, // 7: ingot.v1.MachineService.Interrupt:input_type -> ingot.v1.MachineServiceInterruptRequest
+	1, // 8: ingot.v1.MachineService.ConfirmOff:output_type -> ingot.v1.MachineServiceConfirmOffResponse
+	3, // 9: ingot.v1.MachineService.BootMedium:output_type -> ingot.v1.MachineServiceBootMediumResponse
+	5, // 10: ingot.v1.MachineService.Shutdown:output_type -> ingot.v1.MachineServiceShutdownResponse
+	7, // 11: ingot.v1.MachineService.Interrupt:output_type -> ingot.v1.MachineServiceInterruptResponse
+	8, // [8:12] is the sub-list for method output_type
+	4, // [4:8] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_machine_proto_init() }
@@ -274,7 +470,7 @@ func file_ingot_v1_machine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_machine_proto_rawDesc), len(file_ingot_v1_machine_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

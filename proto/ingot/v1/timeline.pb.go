@@ -431,7 +431,10 @@ type Waiting struct {
 	// When this is longer than it should be; absent if it may take for ever.
 	OverdueAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=overdue_at,json=overdueAt,proto3" json:"overdue_at,omitempty"`
 	// What a person should do if it does not happen.
-	Remedy        string `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	Remedy string `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	// What should be seen meanwhile, in the order in which it is. The first that
+	// is missing says where to look.
+	Signs         []*Sign `protobuf:"bytes,5,rep,name=signs,proto3" json:"signs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -494,6 +497,93 @@ func (x *Waiting) GetRemedy() string {
 	return ""
 }
 
+func (x *Waiting) GetSigns() []*Sign {
+	if x != nil {
+		return x.Signs
+	}
+	return nil
+}
+
+// Sign is one thing that shows that a machine is on its way.
+type Sign struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source TimelineSource         `protobuf:"varint,1,opt,name=source,proto3,enum=ingot.v1.TimelineSource" json:"source,omitempty"`
+	// "link on swp1 of leaf1".
+	What string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	Seen bool   `protobuf:"varint,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	// When it was seen, or since when it is missing; absent if nobody knows.
+	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// What is known of it: why it is missing, or what it said.
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sign) Reset() {
+	*x = Sign{}
+	mi := &file_ingot_v1_timeline_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sign) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sign) ProtoMessage() {}
+
+func (x *Sign) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_timeline_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sign.ProtoReflect.Descriptor instead.
+func (*Sign) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Sign) GetSource() TimelineSource {
+	if x != nil {
+		return x.Source
+	}
+	return TimelineSource_TIMELINE_SOURCE_UNSPECIFIED
+}
+
+func (x *Sign) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Sign) GetSeen() bool {
+	if x != nil {
+		return x.Seen
+	}
+	return false
+}
+
+func (x *Sign) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Sign) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 type TimelineServiceGetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
@@ -504,7 +594,7 @@ type TimelineServiceGetRequest struct {
 
 func (x *TimelineServiceGetRequest) Reset() {
 	*x = TimelineServiceGetRequest{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[5]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +606,7 @@ func (x *TimelineServiceGetRequest) String() string {
 func (*TimelineServiceGetRequest) ProtoMessage() {}
 
 func (x *TimelineServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[5]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +619,7 @@ func (x *TimelineServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*TimelineServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TimelineServiceGetRequest) GetUuid() string {
@@ -555,7 +645,7 @@ type TimelineServiceGetResponse struct {
 
 func (x *TimelineServiceGetResponse) Reset() {
 	*x = TimelineServiceGetResponse{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[6]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +657,7 @@ func (x *TimelineServiceGetResponse) String() string {
 func (*TimelineServiceGetResponse) ProtoMessage() {}
 
 func (x *TimelineServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[6]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +670,7 @@ func (x *TimelineServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*TimelineServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{6}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TimelineServiceGetResponse) GetTimeline() *Timeline {
@@ -599,7 +689,7 @@ type TimelineServiceGetAnyRequest struct {
 
 func (x *TimelineServiceGetAnyRequest) Reset() {
 	*x = TimelineServiceGetAnyRequest{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[7]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +701,7 @@ func (x *TimelineServiceGetAnyRequest) String() string {
 func (*TimelineServiceGetAnyRequest) ProtoMessage() {}
 
 func (x *TimelineServiceGetAnyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[7]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +714,7 @@ func (x *TimelineServiceGetAnyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceGetAnyRequest.ProtoReflect.Descriptor instead.
 func (*TimelineServiceGetAnyRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{7}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TimelineServiceGetAnyRequest) GetUuid() string {
@@ -643,7 +733,7 @@ type TimelineServiceGetAnyResponse struct {
 
 func (x *TimelineServiceGetAnyResponse) Reset() {
 	*x = TimelineServiceGetAnyResponse{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[8]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +745,7 @@ func (x *TimelineServiceGetAnyResponse) String() string {
 func (*TimelineServiceGetAnyResponse) ProtoMessage() {}
 
 func (x *TimelineServiceGetAnyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[8]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +758,7 @@ func (x *TimelineServiceGetAnyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceGetAnyResponse.ProtoReflect.Descriptor instead.
 func (*TimelineServiceGetAnyResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{8}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TimelineServiceGetAnyResponse) GetTimeline() *Timeline {
@@ -690,7 +780,7 @@ type TimelineServiceListAnyRequest struct {
 
 func (x *TimelineServiceListAnyRequest) Reset() {
 	*x = TimelineServiceListAnyRequest{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[9]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +792,7 @@ func (x *TimelineServiceListAnyRequest) String() string {
 func (*TimelineServiceListAnyRequest) ProtoMessage() {}
 
 func (x *TimelineServiceListAnyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[9]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +805,7 @@ func (x *TimelineServiceListAnyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceListAnyRequest.ProtoReflect.Descriptor instead.
 func (*TimelineServiceListAnyRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{9}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TimelineServiceListAnyRequest) GetPartition() string {
@@ -741,7 +831,7 @@ type TimelineServiceListAnyResponse struct {
 
 func (x *TimelineServiceListAnyResponse) Reset() {
 	*x = TimelineServiceListAnyResponse{}
-	mi := &file_ingot_v1_timeline_proto_msgTypes[10]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +843,7 @@ func (x *TimelineServiceListAnyResponse) String() string {
 func (*TimelineServiceListAnyResponse) ProtoMessage() {}
 
 func (x *TimelineServiceListAnyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_timeline_proto_msgTypes[10]
+	mi := &file_ingot_v1_timeline_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +856,7 @@ func (x *TimelineServiceListAnyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineServiceListAnyResponse.ProtoReflect.Descriptor instead.
 func (*TimelineServiceListAnyResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{10}
+	return file_ingot_v1_timeline_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TimelineServiceListAnyResponse) GetStandings() []*Standing {
@@ -811,13 +901,20 @@ const file_ingot_v1_timeline_proto_rawDesc = "" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12-\n" +
 	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x16\n" +
 	"\x06failed\x18\x06 \x01(\bR\x06failed\x12\x17\n" +
-	"\aboot_id\x18\a \x01(\tR\x06bootId\"\xa2\x01\n" +
+	"\aboot_id\x18\a \x01(\tR\x06bootId\"\xc8\x01\n" +
 	"\aWaiting\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x129\n" +
 	"\n" +
 	"overdue_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\toverdueAt\x12\x16\n" +
-	"\x06remedy\x18\x04 \x01(\tR\x06remedy\"]\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\x12$\n" +
+	"\x05signs\x18\x05 \x03(\v2\x0e.ingot.v1.SignR\x05signs\"\xa8\x01\n" +
+	"\x04Sign\x120\n" +
+	"\x06source\x18\x01 \x01(\x0e2\x18.ingot.v1.TimelineSourceR\x06source\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x12\n" +
+	"\x04seen\x18\x03 \x01(\bR\x04seen\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"]\n" +
 	"\x19TimelineServiceGetRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\"\n" +
 	"\aproject\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aproject\"L\n" +
@@ -862,7 +959,7 @@ func file_ingot_v1_timeline_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_timeline_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_timeline_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_ingot_v1_timeline_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_ingot_v1_timeline_proto_goTypes = []any{
 	(TimelineSource)(0),                    // 0: ingot.v1.TimelineSource
 	(*Timeline)(nil),                       // 1: ingot.v1.Timeline
@@ -870,47 +967,51 @@ var file_ingot_v1_timeline_proto_goTypes = []any{
 	(*Progress)(nil),                       // 3: ingot.v1.Progress
 	(*TimelineEntry)(nil),                  // 4: ingot.v1.TimelineEntry
 	(*Waiting)(nil),                        // 5: ingot.v1.Waiting
-	(*TimelineServiceGetRequest)(nil),      // 6: ingot.v1.TimelineServiceGetRequest
-	(*TimelineServiceGetResponse)(nil),     // 7: ingot.v1.TimelineServiceGetResponse
-	(*TimelineServiceGetAnyRequest)(nil),   // 8: ingot.v1.TimelineServiceGetAnyRequest
-	(*TimelineServiceGetAnyResponse)(nil),  // 9: ingot.v1.TimelineServiceGetAnyResponse
-	(*TimelineServiceListAnyRequest)(nil),  // 10: ingot.v1.TimelineServiceListAnyRequest
-	(*TimelineServiceListAnyResponse)(nil), // 11: ingot.v1.TimelineServiceListAnyResponse
-	(MachinePhase)(0),                      // 12: ingot.v1.MachinePhase
-	(*timestamppb.Timestamp)(nil),          // 13: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),            // 14: google.protobuf.Duration
+	(*Sign)(nil),                           // 6: ingot.v1.Sign
+	(*TimelineServiceGetRequest)(nil),      // 7: ingot.v1.TimelineServiceGetRequest
+	(*TimelineServiceGetResponse)(nil),     // 8: ingot.v1.TimelineServiceGetResponse
+	(*TimelineServiceGetAnyRequest)(nil),   // 9: ingot.v1.TimelineServiceGetAnyRequest
+	(*TimelineServiceGetAnyResponse)(nil),  // 10: ingot.v1.TimelineServiceGetAnyResponse
+	(*TimelineServiceListAnyRequest)(nil),  // 11: ingot.v1.TimelineServiceListAnyRequest
+	(*TimelineServiceListAnyResponse)(nil), // 12: ingot.v1.TimelineServiceListAnyResponse
+	(MachinePhase)(0),                      // 13: ingot.v1.MachinePhase
+	(*timestamppb.Timestamp)(nil),          // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),            // 15: google.protobuf.Duration
 }
 var file_ingot_v1_timeline_proto_depIdxs = []int32{
-	12, // 0: ingot.v1.Timeline.phase:type_name -> ingot.v1.MachinePhase
-	13, // 1: ingot.v1.Timeline.phase_since:type_name -> google.protobuf.Timestamp
+	13, // 0: ingot.v1.Timeline.phase:type_name -> ingot.v1.MachinePhase
+	14, // 1: ingot.v1.Timeline.phase_since:type_name -> google.protobuf.Timestamp
 	4,  // 2: ingot.v1.Timeline.entries:type_name -> ingot.v1.TimelineEntry
 	5,  // 3: ingot.v1.Timeline.waiting:type_name -> ingot.v1.Waiting
 	3,  // 4: ingot.v1.Timeline.progress:type_name -> ingot.v1.Progress
-	12, // 5: ingot.v1.Standing.phase:type_name -> ingot.v1.MachinePhase
-	13, // 6: ingot.v1.Standing.phase_since:type_name -> google.protobuf.Timestamp
+	13, // 5: ingot.v1.Standing.phase:type_name -> ingot.v1.MachinePhase
+	14, // 6: ingot.v1.Standing.phase_since:type_name -> google.protobuf.Timestamp
 	5,  // 7: ingot.v1.Standing.waiting:type_name -> ingot.v1.Waiting
 	3,  // 8: ingot.v1.Standing.progress:type_name -> ingot.v1.Progress
-	13, // 9: ingot.v1.Progress.time:type_name -> google.protobuf.Timestamp
-	14, // 10: ingot.v1.Progress.time_left:type_name -> google.protobuf.Duration
-	13, // 11: ingot.v1.TimelineEntry.time:type_name -> google.protobuf.Timestamp
+	14, // 9: ingot.v1.Progress.time:type_name -> google.protobuf.Timestamp
+	15, // 10: ingot.v1.Progress.time_left:type_name -> google.protobuf.Duration
+	14, // 11: ingot.v1.TimelineEntry.time:type_name -> google.protobuf.Timestamp
 	0,  // 12: ingot.v1.TimelineEntry.source:type_name -> ingot.v1.TimelineSource
-	14, // 13: ingot.v1.TimelineEntry.took:type_name -> google.protobuf.Duration
-	13, // 14: ingot.v1.Waiting.since:type_name -> google.protobuf.Timestamp
-	13, // 15: ingot.v1.Waiting.overdue_at:type_name -> google.protobuf.Timestamp
-	1,  // 16: ingot.v1.TimelineServiceGetResponse.timeline:type_name -> ingot.v1.Timeline
-	1,  // 17: ingot.v1.TimelineServiceGetAnyResponse.timeline:type_name -> ingot.v1.Timeline
-	2,  // 18: ingot.v1.TimelineServiceListAnyResponse.standings:type_name -> ingot.v1.Standing
-	6,  // 19: ingot.v1.TimelineService.Get:input_type -> ingot.v1.TimelineServiceGetRequest
-	8,  // 20: ingot.v1.TimelineService.GetAny:input_type -> ingot.v1.TimelineServiceGetAnyRequest
-	10, // 21: ingot.v1.TimelineService.ListAny:input_type -> ingot.v1.TimelineServiceListAnyRequest
-	7,  // 22: ingot.v1.TimelineService.Get:output_type -> ingot.v1.TimelineServiceGetResponse
-	9,  // 23: ingot.v1.TimelineService.GetAny:output_type -> ingot.v1.TimelineServiceGetAnyResponse
-	11, // 24: ingot.v1.TimelineService.ListAny:output_type -> ingot.v1.TimelineServiceListAnyResponse
-	22, // [22:25] is the sub-list for method output_type
-	19, // [19:22] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	15, // 13: ingot.v1.TimelineEntry.took:type_name -> google.protobuf.Duration
+	14, // 14: ingot.v1.Waiting.since:type_name -> google.protobuf.Timestamp
+	14, // 15: ingot.v1.Waiting.overdue_at:type_name -> google.protobuf.Timestamp
+	6,  // 16: ingot.v1.Waiting.signs:type_name -> ingot.v1.Sign
+	0,  // 17: ingot.v1.Sign.source:type_name -> ingot.v1.TimelineSource
+	14, // 18: ingot.v1.Sign.time:type_name -> google.protobuf.Timestamp
+	1,  // 19: ingot.v1.TimelineServiceGetResponse.timeline:type_name -> ingot.v1.Timeline
+	1,  // 20: ingot.v1.TimelineServiceGetAnyResponse.timeline:type_name -> ingot.v1.Timeline
+	2,  // 21: ingot.v1.TimelineServiceListAnyResponse.standings:type_name -> ingot.v1.Standing
+	7,  // 22: ingot.v1.TimelineService.Get:input_type -> ingot.v1.TimelineServiceGetRequest
+	9,  // 23: ingot.v1.TimelineService.GetAny:input_type -> ingot.v1.TimelineServiceGetAnyRequest
+	11, // 24: ingot.v1.TimelineService.ListAny:input_type -> ingot.v1.TimelineServiceListAnyRequest
+	8,  // 25: ingot.v1.TimelineService.Get:output_type -> ingot.v1.TimelineServiceGetResponse
+	10, // 26: ingot.v1.TimelineService.GetAny:output_type -> ingot.v1.TimelineServiceGetAnyResponse
+	12, // 27: ingot.v1.TimelineService.ListAny:output_type -> ingot.v1.TimelineServiceListAnyResponse
+	25, // [25:28] is the sub-list for method output_type
+	22, // [22:25] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_timeline_proto_init() }
@@ -920,14 +1021,14 @@ func file_ingot_v1_timeline_proto_init() {
 	}
 	file_ingot_v1_common_proto_init()
 	file_ingot_v1_timeline_proto_msgTypes[2].OneofWrappers = []any{}
-	file_ingot_v1_timeline_proto_msgTypes[9].OneofWrappers = []any{}
+	file_ingot_v1_timeline_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_timeline_proto_rawDesc), len(file_ingot_v1_timeline_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

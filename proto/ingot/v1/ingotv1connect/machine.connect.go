@@ -39,6 +39,11 @@ const (
 	// MachineServiceBootMediumProcedure is the fully-qualified name of the MachineService's BootMedium
 	// RPC.
 	MachineServiceBootMediumProcedure = "/ingot.v1.MachineService/BootMedium"
+	// MachineServiceShutdownProcedure is the fully-qualified name of the MachineService's Shutdown RPC.
+	MachineServiceShutdownProcedure = "/ingot.v1.MachineService/Shutdown"
+	// MachineServiceInterruptProcedure is the fully-qualified name of the MachineService's Interrupt
+	// RPC.
+	MachineServiceInterruptProcedure = "/ingot.v1.MachineService/Interrupt"
 )
 
 // MachineServiceClient is a client for the ingot.v1.MachineService service.
@@ -50,6 +55,12 @@ type MachineServiceClient interface {
 	// BootMedium has the site insert the partition's boot medium and cycle the
 	// power, now. It is refused for machines that run an installed system.
 	BootMedium(context.Context, *connect.Request[v1.MachineServiceBootMediumRequest]) (*connect.Response[v1.MachineServiceBootMediumResponse], error)
+	// Shutdown asks the operating system to shut down, and turns power off if
+	// it has not done so after two minutes.
+	Shutdown(context.Context, *connect.Request[v1.MachineServiceShutdownRequest]) (*connect.Response[v1.MachineServiceShutdownResponse], error)
+	// Interrupt sends a non-maskable interrupt, so that an operating system that
+	// hangs panics and writes a dump.
+	Interrupt(context.Context, *connect.Request[v1.MachineServiceInterruptRequest]) (*connect.Response[v1.MachineServiceInterruptResponse], error)
 }
 
 // NewMachineServiceClient constructs a client for the ingot.v1.MachineService service. By default,
@@ -75,6 +86,18 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(machineServiceMethods.ByName("BootMedium")),
 			connect.WithClientOptions(opts...),
 		),
+		shutdown: connect.NewClient[v1.MachineServiceShutdownRequest, v1.MachineServiceShutdownResponse](
+			httpClient,
+			baseURL+MachineServiceShutdownProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("Shutdown")),
+			connect.WithClientOptions(opts...),
+		),
+		interrupt: connect.NewClient[v1.MachineServiceInterruptRequest, v1.MachineServiceInterruptResponse](
+			httpClient,
+			baseURL+MachineServiceInterruptProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("Interrupt")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -82,6 +105,8 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 type machineServiceClient struct {
 	confirmOff *connect.Client[v1.MachineServiceConfirmOffRequest, v1.MachineServiceConfirmOffResponse]
 	bootMedium *connect.Client[v1.MachineServiceBootMediumRequest, v1.MachineServiceBootMediumResponse]
+	shutdown   *connect.Client[v1.MachineServiceShutdownRequest, v1.MachineServiceShutdownResponse]
+	interrupt  *connect.Client[v1.MachineServiceInterruptRequest, v1.MachineServiceInterruptResponse]
 }
 
 // ConfirmOff calls ingot.v1.MachineService.ConfirmOff.
@@ -94,6 +119,16 @@ func (c *machineServiceClient) BootMedium(ctx context.Context, req *connect.Requ
 	return c.bootMedium.CallUnary(ctx, req)
 }
 
+// Shutdown calls ingot.v1.MachineService.Shutdown.
+func (c *machineServiceClient) Shutdown(ctx context.Context, req *connect.Request[v1.MachineServiceShutdownRequest]) (*connect.Response[v1.MachineServiceShutdownResponse], error) {
+	return c.shutdown.CallUnary(ctx, req)
+}
+
+// Interrupt calls ingot.v1.MachineService.Interrupt.
+func (c *machineServiceClient) Interrupt(ctx context.Context, req *connect.Request[v1.MachineServiceInterruptRequest]) (*connect.Response[v1.MachineServiceInterruptResponse], error) {
+	return c.interrupt.CallUnary(ctx, req)
+}
+
 // MachineServiceHandler is an implementation of the ingot.v1.MachineService service.
 type MachineServiceHandler interface {
 	// ConfirmOff states that a machine whose power nobody can read is off, so
@@ -103,6 +138,12 @@ type MachineServiceHandler interface {
 	// BootMedium has the site insert the partition's boot medium and cycle the
 	// power, now. It is refused for machines that run an installed system.
 	BootMedium(context.Context, *connect.Request[v1.MachineServiceBootMediumRequest]) (*connect.Response[v1.MachineServiceBootMediumResponse], error)
+	// Shutdown asks the operating system to shut down, and turns power off if
+	// it has not done so after two minutes.
+	Shutdown(context.Context, *connect.Request[v1.MachineServiceShutdownRequest]) (*connect.Response[v1.MachineServiceShutdownResponse], error)
+	// Interrupt sends a non-maskable interrupt, so that an operating system that
+	// hangs panics and writes a dump.
+	Interrupt(context.Context, *connect.Request[v1.MachineServiceInterruptRequest]) (*connect.Response[v1.MachineServiceInterruptResponse], error)
 }
 
 // NewMachineServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -124,12 +165,28 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		connect.WithSchema(machineServiceMethods.ByName("BootMedium")),
 		connect.WithHandlerOptions(opts...),
 	)
+	machineServiceShutdownHandler := connect.NewUnaryHandler(
+		MachineServiceShutdownProcedure,
+		svc.Shutdown,
+		connect.WithSchema(machineServiceMethods.ByName("Shutdown")),
+		connect.WithHandlerOptions(opts...),
+	)
+	machineServiceInterruptHandler := connect.NewUnaryHandler(
+		MachineServiceInterruptProcedure,
+		svc.Interrupt,
+		connect.WithSchema(machineServiceMethods.ByName("Interrupt")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ingot.v1.MachineService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case MachineServiceConfirmOffProcedure:
 			machineServiceConfirmOffHandler.ServeHTTP(w, r)
 		case MachineServiceBootMediumProcedure:
 			machineServiceBootMediumHandler.ServeHTTP(w, r)
+		case MachineServiceShutdownProcedure:
+			machineServiceShutdownHandler.ServeHTTP(w, r)
+		case MachineServiceInterruptProcedure:
+			machineServiceInterruptHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -145,4 +202,12 @@ func (UnimplementedMachineServiceHandler) ConfirmOff(context.Context, *connect.R
 
 func (UnimplementedMachineServiceHandler) BootMedium(context.Context, *connect.Request[v1.MachineServiceBootMediumRequest]) (*connect.Response[v1.MachineServiceBootMediumResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.MachineService.BootMedium is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) Shutdown(context.Context, *connect.Request[v1.MachineServiceShutdownRequest]) (*connect.Response[v1.MachineServiceShutdownResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.MachineService.Shutdown is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) Interrupt(context.Context, *connect.Request[v1.MachineServiceInterruptRequest]) (*connect.Response[v1.MachineServiceInterruptResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.MachineService.Interrupt is not implemented"))
 }
