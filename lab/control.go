@@ -30,8 +30,7 @@ type control struct {
 // hostSeen is this machine's loopback as guests on a User network see it.
 const hostSeen = "10.0.2.2"
 
-// startControl starts ingotd on an empty or earlier directory and waits until
-// it serves.
+// startControl starts ingotd on an empty directory and waits until it serves.
 func startControl(ctx context.Context, bin, dir string) (*control, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -40,27 +39,46 @@ func startControl(ctx context.Context, bin, dir string) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &control{bin: bin, dir: dir, addr: addr, ended: make(chan struct{})}
-	log, err := os.Create(filepath.Join(dir, "ingotd.log"))
-	if err != nil {
+	c := &control{bin: bin, dir: dir, addr: addr}
+	if err := c.start(ctx); err != nil {
 		return nil, err
 	}
-	defer log.Close()
-	c.cmd = exec.Command(filepath.Join(bin, "ingotd"), "serve", //nolint:noctx // it outlives ctx, which bounds the start; Close ends it
-		"--data-dir", filepath.Join(dir, "data"), "--listen", addr, "--host-name", "127.0.0.1,"+hostSeen)
-	c.cmd.Stdout, c.cmd.Stderr = log, log
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
-	if err := c.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("ingotd: %w", err)
+	return c, c.login(ctx)
+}
+
+// start starts the process, at first or again, and waits until it serves.
+func (c *control) start(ctx context.Context) error {
+	log, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
 	}
+	defer log.Close()
+	cmd := exec.Command(filepath.Join(c.bin, "ingotd"), "serve", //nolint:noctx // it outlives ctx, which bounds the start; Close ends it
+		"--data-dir", filepath.Join(c.dir, "data"), "--listen", c.addr, "--host-name", "127.0.0.1,"+hostSeen)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("ingotd: %w", err)
+	}
+	ended := make(chan struct{})
+	c.cmd, c.ended = cmd, ended
 	go func() { // ends with the process
-		c.err = c.cmd.Wait()
-		close(c.ended)
+		c.err = cmd.Wait()
+		close(ended)
 	}()
 	if err := c.ready(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
+		return errors.Join(err, c.Close())
 	}
-	return c, c.login(ctx)
+	return nil
+}
+
+// kill ends the process as a power loss would, and waits until it is gone.
+func (c *control) kill() error {
+	if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	<-c.ended
+	return nil
 }
 
 // ready waits until the control plane has answered once.
@@ -83,15 +101,17 @@ func (c *control) ready(ctx context.Context) error {
 		}
 		select {
 		case <-c.ended:
-			return fmt.Errorf("ingotd ended at its start: %w; see %s", c.err, filepath.Join(c.dir, "ingotd.log"))
+			return fmt.Errorf("ingotd ended at its start: %w; see %s", c.err, c.logFile())
 		case <-ctx.Done():
-			return fmt.Errorf("ingotd does not get ready; see %s", filepath.Join(c.dir, "ingotd.log"))
+			return fmt.Errorf("ingotd does not get ready; see %s", c.logFile())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
 func (c *control) caFile() string { return filepath.Join(c.dir, "data", "ca.crt") }
+
+func (c *control) logFile() string { return filepath.Join(c.dir, "ingotd.log") }
 
 // api says how the operator reaches the API.
 func (c *control) api() client.Config {

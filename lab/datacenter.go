@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"text/template"
 	"time"
 )
@@ -45,6 +46,7 @@ type DataCenter struct {
 	control *control
 	origin  *http.Server
 	files   map[string]string // what the origin serves
+	ill     atomic.Int32      // what ails the origin
 	images  []osImage
 	Leaves  []*VM
 	Site    *VM
@@ -56,6 +58,11 @@ type DataCenter struct {
 	addresses []string       // of the BMCs, as the management server sees them
 	key       string         // the operator's public ssh key
 	handed    map[int]string // userdata, by server
+
+	demo struct { // of scripts
+		sync.Mutex
+		project Project
+	}
 
 	news map[int]*news // of servers
 
@@ -94,6 +101,7 @@ func (c *Cache) NewDataCenter(ctx context.Context, p Plan) (*DataCenter, error) 
 		{"telling the control plane what there is", d.tell},
 		{"making the operator's key", func(ctx, _ context.Context) error { return d.open(ctx) }},
 		{"starting leaves and management server", d.startFabric},
+		{"listening for what shall break", d.listen},
 	} {
 		p.Say("%s", step.what)
 		if err := step.do(ctx, run); err != nil {
@@ -168,14 +176,7 @@ func (d *DataCenter) build(ctx, run context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.origin = &http.Server{Addr: l.Addr().String(), ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name, ok := d.files[r.URL.Path]
-		if !ok {
-			http.NotFound(w, r)
-			return
-		}
-		http.ServeFile(w, r, name)
-	})}
+	d.origin = &http.Server{Addr: l.Addr().String(), ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(d.serveOrigin)}
 	d.goes(func() error {
 		if err := d.origin.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return err
@@ -184,6 +185,35 @@ func (d *DataCenter) build(ctx, run context.Context) error {
 	})
 	context.AfterFunc(run, func() { _ = d.origin.Close() })
 	return nil
+}
+
+// What can ail the origin.
+const (
+	originWell = iota
+	originDown
+	originLies
+)
+
+// serveOrigin serves boot image and OS images as an operator's web server
+// would, or fails to.
+func (d *DataCenter) serveOrigin(w http.ResponseWriter, r *http.Request) {
+	name, ok := d.files[r.URL.Path]
+	switch ails := d.ill.Load(); {
+	case !ok:
+		http.NotFound(w, r)
+	case ails == originDown:
+		http.Error(w, "the origin is down", http.StatusServiceUnavailable)
+	case ails == originLies:
+		b, err := os.ReadFile(name)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		b[len(b)/2] ^= 1
+		http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(b))
+	default:
+		http.ServeFile(w, r, name)
+	}
 }
 
 func (d *DataCenter) startControl(ctx, _ context.Context) (err error) {
@@ -272,27 +302,34 @@ func (d *DataCenter) tell(ctx, _ context.Context) error {
 // startFabric starts the leaves and the management server, each with a secret
 // that enrols it once.
 func (d *DataCenter) startFabric(ctx, _ context.Context) error {
-	for i, name := range leafNames {
-		files, err := d.identity(ctx, "leaf", name)
-		if err != nil {
-			return err
-		}
-		files["/root/.ssh/authorized_keys"] = File{Data: []byte(d.key + "\n"), Mode: 0o600}
-		v, err := d.cache.NewGuest(ctx, filepath.Join(d.plan.Dir, name), GuestSpec{
-			Spec:     Spec{Name: name, NICs: d.leafNICs(i, name), Files: files},
-			Programs: map[string]string{"/usr/sbin/ingot-leaf": filepath.Join(d.plan.Bin, "ingot-leaf")},
-			Prepare:  management,
-			Services: map[string]string{"leaf": "exec /usr/sbin/ingot-leaf --uplinks fabric0 --management eth0 " + d.joining(name), "ssh": sshd},
-		})
-		if err != nil {
-			return err
-		}
-		d.Leaves = append(d.Leaves, v)
-		if err := v.PowerOn(ctx); err != nil {
+	d.Leaves = make([]*VM, len(leafNames))
+	for i := range leafNames {
+		if err := d.startLeaf(ctx, i); err != nil {
 			return err
 		}
 	}
 	return d.startSite(ctx)
+}
+
+// startLeaf starts a leaf from nothing, as a switch that was replaced.
+func (d *DataCenter) startLeaf(ctx context.Context, i int) error {
+	name := leafNames[i]
+	files, err := d.identity(ctx, "leaf", name)
+	if err != nil {
+		return err
+	}
+	files["/root/.ssh/authorized_keys"] = File{Data: []byte(d.key + "\n"), Mode: 0o600}
+	v, err := d.cache.NewGuest(ctx, filepath.Join(d.plan.Dir, name), GuestSpec{
+		Spec:     Spec{Name: name, NICs: d.leafNICs(i, name), Files: files},
+		Programs: map[string]string{"/usr/sbin/ingot-leaf": filepath.Join(d.plan.Bin, "ingot-leaf")},
+		Prepare:  management,
+		Services: map[string]string{"leaf": "exec /usr/sbin/ingot-leaf --uplinks fabric0 --management eth0 " + d.joining(name), "ssh": sshd},
+	})
+	if err != nil {
+		return err
+	}
+	d.Leaves[i] = v
+	return v.PowerOn(ctx)
 }
 
 // identity returns what a far end needs to enrol.

@@ -3,6 +3,7 @@
 package lab_test
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -81,12 +82,34 @@ func TestLabDataCenter(t *testing.T) {
 			checkCaptures(t, dir)
 		}},
 		{"reached through its VRF", func(t *testing.T) { checkReach(ctx, t, d) }},
+		{"a bug report", func(t *testing.T) { checkReport(ctx, t, d) }},
 		{"no secret is left behind", func(t *testing.T) { checkSecrets(ctx, t, d) }},
 	}
 	for _, s := range steps {
 		if !t.Run(s.name, s.run) {
 			t.FailNow()
 		}
+	}
+}
+
+// checkReport has a bug report written, which the search for secrets then sees.
+func checkReport(ctx context.Context, t *testing.T, d *lab.DataCenter) {
+	t.Helper()
+	var file string
+	if err := d.Entrance.Play(ctx, []byte("report"), func(said string) { _, file, _ = strings.Cut(said, "s: ") }); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(ctx, "tar", "tzf", file).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", file, err, out)
+	}
+	for _, want := range []string{"versions.txt", "machine-list.yaml", "timeline-m1.txt", "m1/serial.log", "control/ingotd.log", "m1-leaf1.pcap"} {
+		if !strings.Contains("\n"+string(out), "\n"+want+"\n") {
+			t.Errorf("%s has no %s:\n%s", file, want, out)
+		}
+	}
+	if strings.Contains(string(out), "missing.txt") {
+		t.Errorf("%s misses something:\n%s", file, out)
 	}
 }
 

@@ -384,14 +384,7 @@ func (v *VM) SerialLog() string { return filepath.Join(v.dir, "serial.log") }
 // Console connects to the serial port of a VM that has power: what is written
 // is typed, what is read is printed from now on. One connection at a time.
 func (v *VM) Console(ctx context.Context) (net.Conn, error) {
-	// A socket's name may have 107 bytes, a folder's more: go by the folder's
-	// descriptor.
-	dir, err := os.Open(v.dir)
-	if err != nil {
-		return nil, fmt.Errorf("vm %s: console: %w", v.spec.Name, err)
-	}
-	defer dir.Close()
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), serialSocket))
+	c, err := dialSocket(ctx, v.dir, serialSocket)
 	if err != nil {
 		return nil, fmt.Errorf("vm %s: console: %w", v.spec.Name, err)
 	}

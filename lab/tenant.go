@@ -94,3 +94,9 @@ func (d *DataCenter) buildImages(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Free deletes the allocation of server n.
+func (d *DataCenter) Free(ctx context.Context, n int, project string) error {
+	_, err := d.Ingot(ctx, "machine", "delete", UUID(n), "--project", project, "--yes")
+	return err
+}

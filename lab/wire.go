@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,6 +24,7 @@ type Wire struct {
 	name string
 	ends [2]Port
 	cut  atomic.Bool
+	lost atomic.Pointer[[]string] // kinds of frames
 
 	mu       sync.Mutex // guards capture
 	capture  io.WriteCloser
@@ -60,12 +62,28 @@ func (w *Wire) A() *Port { return &w.ends[0] }
 // B returns the other end of the wire.
 func (w *Wire) B() *Port { return &w.ends[1] }
 
-// Cut makes the wire lose every frame, Mend undoes that. The ports keep their
+// Cut makes the wire lose every frame. The ports keep their
 // carrier: this is the failure that nobody is told about.
 func (w *Wire) Cut() { w.cut.Store(true) }
 
-// Mend undoes Cut.
-func (w *Wire) Mend() { w.cut.Store(false) }
+// Lose makes the wire lose every frame of some kinds, as Frame.Kind names them:
+// "ipv6 icmp 134" are router advertisements.
+func (w *Wire) Lose(kinds ...string) { w.lost.Store(&kinds) }
+
+// Mend undoes Cut and Lose.
+func (w *Wire) Mend() {
+	w.cut.Store(false)
+	w.lost.Store(nil)
+}
+
+// loses reports whether a frame is lost on its way.
+func (w *Wire) loses(frame []byte) bool {
+	if w.cut.Load() {
+		return true
+	}
+	kinds := w.lost.Load()
+	return kinds != nil && slices.Contains(*kinds, Frame{Data: frame}.Kind())
+}
 
 // Close unplugs both ends and ends the capture.
 func (w *Wire) Close() error {
@@ -131,7 +149,7 @@ func (p *Port) relay(conn *net.UnixConn) {
 // Inject puts a frame on the wire as if the device at p had sent it.
 func (p *Port) Inject(frame []byte) {
 	p.Frames.Add(1)
-	if p.wire.cut.Load() || !p.peer.deliver(frame) {
+	if p.wire.loses(frame) || !p.peer.deliver(frame) {
 		p.Lost.Add(1)
 		return
 	}

@@ -25,7 +25,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(up(), ssh(), artefacts(), server())
+	root.AddCommand(up(), ssh(), breaks(), mend(), capture(), replay(), report(), artefacts(), server())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "ingot-lab:", err)
 		os.Exit(1)

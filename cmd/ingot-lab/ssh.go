@@ -6,12 +6,10 @@ import (
 	"os/exec"
 
 	"github.com/spf13/cobra"
-
-	"github.com/ingot-cloud/ingot/lab"
 )
 
 func ssh() *cobra.Command {
-	var cache, dir string
+	r := running{}
 	cmd := &cobra.Command{
 		Use:   "ssh NAME [COMMAND]...",
 		Short: "Log in to an installed server, through its VRF, or to a leaf",
@@ -20,11 +18,7 @@ func ssh() *cobra.Command {
 			"leaf, which gets an address of that network.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := lab.OpenCache(cache, nil)
-			if err != nil {
-				return err
-			}
-			e, err := c.Running(dir)
+			e, err := r.entrance()
 			if err != nil {
 				return err
 			}
@@ -43,7 +37,6 @@ func ssh() *cobra.Command {
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
-	cmd.Flags().StringVar(&cache, "cache", "", cacheUsage)
-	cmd.Flags().StringVar(&dir, "dir", "", "folder of the data centre's state (default: of the one started last)")
+	r.flags(cmd)
 	return cmd
 }
