@@ -42,8 +42,8 @@ type verb struct {
 }
 
 var verbs = map[string]verb{
-	"break":    {1, 2, checkFault, quietly(func(ctx context.Context, d *DataCenter, a []string) error { return d.Break(ctx, a[0], arg(a, 1)) })},
-	"mend":     {1, 2, checkFault, quietly(func(ctx context.Context, d *DataCenter, a []string) error { return d.Mend(ctx, a[0], arg(a, 1)) })},
+	"break":    {1, 2, checkFault, quietly(func(ctx context.Context, d *DataCenter, a []string) error { return d.Break(ctx, a[0], second(a)) })},
+	"mend":     {1, 2, checkFault, quietly(func(ctx context.Context, d *DataCenter, a []string) error { return d.Mend(ctx, a[0], second(a)) })},
 	"allocate": {1, 2, nil, quietly(playAllocate)},
 	"release":  {1, 1, nil, quietly(playRelease)},
 	"wait":     {2, 3, checkWait, quietly(playWait)},
@@ -56,11 +56,12 @@ func quietly(do func(context.Context, *DataCenter, []string) error) func(context
 	return func(ctx context.Context, d *DataCenter, args []string) (string, error) { return "", do(ctx, d, args) }
 }
 
-func arg(args []string, i int) string {
-	if i < len(args) {
-		return args[i]
+// second returns the argument that may be left out.
+func second(args []string) string {
+	if len(args) < 2 {
+		return ""
 	}
-	return ""
+	return args[1]
 }
 
 // ParseScript reads commands, one on a line; what follows # is a remark. A
@@ -104,7 +105,7 @@ func (c Command) check() error {
 }
 
 func checkFault(args []string) error {
-	_, err := faultOf(args[0], arg(args, 1))
+	_, err := faultOf(args[0], second(args))
 	return err
 }
 
@@ -126,7 +127,7 @@ func checkSleep(args []string) error {
 }
 
 func checkCapture(args []string) error {
-	if on := arg(args, 1); on != "" && on != "off" {
+	if on := second(args); on != "" && on != "off" {
 		return fault.New(fault.Invalid, "capture", "is begun without a second word and ended by \"off\"", "")
 	}
 	return nil
@@ -194,7 +195,7 @@ func playCapture(_ context.Context, d *DataCenter, args []string) error {
 	switch {
 	case err != nil:
 		return err
-	case arg(args, 1) == "off":
+	case second(args) == "off":
 		return w.EndCapture()
 	}
 	return w.Capture(filepath.Join(d.plan.Dir, w.Name()+".pcap"))
@@ -207,7 +208,7 @@ func playAllocate(ctx context.Context, d *DataCenter, args []string) error {
 	if err != nil {
 		return err
 	}
-	image := arg(args, 1)
+	image := second(args)
 	if image == "" {
 		image = Busybox
 	}
