@@ -83,7 +83,7 @@ var catalog string
 // NewDataCenter builds what is needed, and starts everything but the servers:
 // they are switched on by Ingot, through their BMCs.
 func (c *Cache) NewDataCenter(ctx context.Context, p Plan) (*DataCenter, error) {
-	if p.Servers == 0 {
+	if p.Servers < 1 {
 		p.Servers = 3
 	}
 	if p.Say == nil {
@@ -272,14 +272,15 @@ func (d *DataCenter) rack(ctx, run context.Context) error {
 
 // tell applies the catalogue.
 func (d *DataCenter) tell(ctx, _ context.Context) error {
-	type board struct{ ID, Address, User, Password, CA string }
+	type board struct{ ID, MAC, Address, User, Password, CA string }
 	var boards []board
 	for n, s := range d.Servers {
 		boards = append(boards, board{
-			"bmc-" + serverName(n+1), d.addresses[n], s.BMC.cfg.User, s.BMC.cfg.Password,
+			"bmc-" + serverName(n+1), s.BMC.cfg.Board.MAC, d.addresses[n], s.BMC.cfg.User, s.BMC.cfg.Password,
 			"  " + strings.ReplaceAll(strings.TrimSpace(string(s.BMC.CA())), "\n", "\n  "),
 		})
 	}
+	boards[0].Address = "" // it comes from the lease that startSite makes
 	t, err := template.New("catalog").Option("missingkey=error").Parse(catalog)
 	if err != nil {
 		return err
@@ -406,6 +407,14 @@ func (d *DataCenter) startSite(ctx context.Context) error {
 	}
 	const stub = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 	files[stub] = File{From: p.Stub, Mode: 0o644}
+	// The BMC of the first server has a lease. All BMCs share this machine's
+	// address and differ in their ports, so that only one can be found so.
+	const leases = "/var/lib/misc/dnsmasq.leases"
+	files[leases] = File{Data: fmt.Appendf(nil, "0 %s %s bmc-m1 *\n", d.Servers[0].BMC.cfg.Board.MAC, hostSeen), Mode: 0o644}
+	_, leasePort, err := net.SplitHostPort(d.addresses[0])
+	if err != nil {
+		return err
+	}
 	media, err := freeAddress(ctx)
 	if err != nil {
 		return err
@@ -419,7 +428,7 @@ func (d *DataCenter) startSite(ctx context.Context) error {
 		Programs: map[string]string{"/usr/sbin/ingotd": filepath.Join(d.plan.Bin, "ingotd")},
 		Prepare:  management + "for p in boot0 boot1; do /bin/ip link set $p up; done",
 		Services: map[string]string{"ingotd": "exec /usr/sbin/ingotd serve --parts bmc,boot,cache --data-dir /var/lib/ingot " + d.joining(name) +
-			" --media-url http://" + media + " --media-listen :8080 --boot-ports boot0,boot1 --efi-stub " + stub + " --bmc-interval 10s"},
+			" --media-url http://" + media + " --media-listen :8080 --boot-ports boot0,boot1 --efi-stub " + stub + " --bmc-interval 10s --lease-file " + leases + " --lease-port " + leasePort},
 	})
 	if err != nil {
 		return err
