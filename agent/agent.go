@@ -49,7 +49,8 @@ type Agent struct {
 	bootID  string
 	disks   []*ingotv1.Disk // as registered
 	wipe    []string        // by kernel name
-	wiped   []string        // by kernel name
+	wipes   []*ingotv1.Wipe // what became of disks in this boot
+	proven  int             // how many of them the control plane knows
 	install *ingotv1.Installation
 	system  *System // installed, ready to start
 	reboot  string  // why the control plane wants a reboot
@@ -81,7 +82,7 @@ var stages = []stage{
 	{ingotv1.AgentStep_AGENT_STEP_TIME, (*Agent).setClock, 40},
 	{ingotv1.AgentStep_AGENT_STEP_TOKEN, (*Agent).identify, 40},
 	{ingotv1.AgentStep_AGENT_STEP_REGISTER, (*Agent).register, 40},
-	{ingotv1.AgentStep_AGENT_STEP_WIPE, (*Agent).wipeDisks, 3},
+	{ingotv1.AgentStep_AGENT_STEP_WIPE, (*Agent).wipeDisks, 40},
 	{ingotv1.AgentStep_AGENT_STEP_WAIT, (*Agent).wait, 1 << 30},
 	{ingotv1.AgentStep_AGENT_STEP_PARTITION, (*Agent).partition, 2},
 	{ingotv1.AgentStep_AGENT_STEP_FILESYSTEM, (*Agent).makeFilesystems, 2},
@@ -163,8 +164,9 @@ func (a *Agent) Step(ctx context.Context) error {
 	return nil
 }
 
-// fatal reports whether another try cannot help: what was asked for is wrong.
-func fatal(err error) bool { return errors.Is(err, fault.Invalid) }
+// fatal reports whether another try in this boot cannot help: what was asked for
+// is wrong, or a disk is worn out.
+func fatal(err error) bool { return errors.Is(err, fault.Invalid) || errors.Is(err, errNotWiped) }
 
 // report tells the control plane about a step, or keeps it until the agent has
 // an identity. Reports are for people: losing one never stops the machine.

@@ -44,6 +44,8 @@ type fakeAPI struct {
 	lifetime time.Duration
 	refused  int // token requests to refuse first
 	refresh  int
+	wipes    []*ingotv1.Wipe
+	takes    int // proofs
 	wait     func(context.Context, *connect.ServerStream[ingotv1.AgentServiceWaitResponse]) error
 }
 

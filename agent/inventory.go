@@ -45,7 +45,7 @@ func (a *Agent) register(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(fault.Unavailable, "machine "+a.uuid, "cannot be registered", err)
 	}
-	a.disks, a.wipe, a.wiped = inventory.GetDisks(), answer.Msg.GetWipe(), nil
+	a.disks, a.wipe, a.wipes, a.proven = inventory.GetDisks(), answer.Msg.GetWipe(), nil, 0
 	a.cfg.Log.Info("registered", "size", answer.Msg.GetSize(), "partition", answer.Msg.GetPartition(), "wipe", a.wipe)
 	return nil
 }

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -27,7 +26,7 @@ func (a *Agent) wait(ctx context.Context) error {
 	quiet := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer quiet.Stop()
 	stream, err := a.api.agent.Wait(ctx, connect.NewRequest(&ingotv1.AgentServiceWaitRequest{
-		Uuid: a.uuid, BootId: a.bootID, Wiped: a.wipedSerials(),
+		Uuid: a.uuid, BootId: a.bootID,
 	}))
 	if err != nil {
 		return waitFailed(ctx, a.uuid, err)
@@ -54,19 +53,6 @@ func (a *Agent) wait(ctx context.Context) error {
 		err = errClosed
 	}
 	return waitFailed(ctx, a.uuid, err)
-}
-
-// wipedSerials names the wiped disks the way that survives a reboot; a disk
-// without a serial number goes by its kernel name.
-func (a *Agent) wipedSerials() []string {
-	var out []string
-	for _, d := range a.disks {
-		if !slices.Contains(a.wiped, d.GetName()) {
-			continue
-		}
-		out = append(out, first(d.GetSerial(), d.GetName()))
-	}
-	return out
 }
 
 var (

@@ -78,7 +78,7 @@ func (s agents) Wait(ctx context.Context, req *connect.Request[ingotv1.AgentServ
 		return err
 	}
 	uuid, told := req.Msg.GetUuid(), ""
-	if err := s.db.Update(ctx, func(tx *store.Tx) error { return machine.Ready(tx, uuid, req.Msg.GetBootId(), req.Msg.GetWiped()) }); err != nil {
+	if err := s.db.Update(ctx, func(tx *store.Tx) error { return machine.Ready(tx, uuid, req.Msg.GetBootId()) }); err != nil {
 		return s.troubled(ctx, uuid, req.Msg.GetBootId(), err)
 	}
 	s.progress.forget(uuid)

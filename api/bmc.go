@@ -2,9 +2,13 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -23,7 +27,7 @@ import (
 	"github.com/ingot-cloud/ingot/store"
 )
 
-// bmcs keeps the BMCs that operators tell of.
+// bmcs keeps the BMCs that operators tell of and sites discover.
 type bmcs struct{ *Server }
 
 // infraBMCs serves agents that speak the v2 API to BMCs.
@@ -34,11 +38,30 @@ var (
 	_ infrav2connect.BMCServiceHandler = infraBMCs{}
 )
 
-// show returns a BMC with its status, and never its password.
+// show returns a BMC with its status, and never its password. What it lacks
+// before it can be scanned is its error.
 func showBMC(r store.Reader, b *ingotv1.BMC) *ingotv1.BMC {
 	status, _ := records.BMCStatuses.Peek(r, records.BMCKey(b.GetPartition(), b.GetId()))
 	b.Status, b.Password = status.GetStatus(), ""
+	if b.Status == nil {
+		b.Status = &ingotv1.BMCStatus{}
+	}
+	b.Status.Fingerprint = fingerprint(b.GetCa())
+	if err := machine.Missing(r, b); err != nil {
+		b.Status.LastError, b.Status.LastErrorTime = err.Error(), nil
+	}
 	return b
+}
+
+// fingerprint returns the SHA-256 digest of the first certificate in a PEM
+// file as people compare it; empty if there is none.
+func fingerprint(file string) string {
+	block, _ := pem.Decode([]byte(file))
+	if block == nil {
+		return ""
+	}
+	digest := sha256.Sum256(block.Bytes)
+	return strings.ReplaceAll(fmt.Sprintf("% X", digest[:]), " ", ":")
 }
 
 // Create implements ingot.v1.
@@ -52,6 +75,9 @@ func (s bmcs) Create(ctx context.Context, req *connect.Request[ingotv1.BMCServic
 	b.Meta = &apiv2.Meta{Labels: b.GetMeta().GetLabels()}
 	if err := s.update(ctx, func(tx *store.Tx) error {
 		if _, err := access.Open(tx, records.Partitions, b.GetPartition()); err != nil {
+			return err
+		}
+		if err := machine.Identify(tx, b); err != nil {
 			return err
 		}
 		if err := records.BMCs.Insert(tx, b); err != nil {
@@ -95,7 +121,13 @@ func (s bmcs) Update(ctx context.Context, req *connect.Request[ingotv1.BMCServic
 			if err := checkMeta("bmc", req.Msg.GetId(), b.GetMeta(), req.Msg.GetUpdateMeta()); err != nil {
 				return err
 			}
-			set(&b.Address, req.Msg.Address)
+			if req.Msg.Address != nil || req.Msg.Mac != nil {
+				set(&b.Address, req.Msg.Address)
+				set(&b.Mac, req.Msg.Mac)
+				if err := machine.Identify(tx, b); err != nil {
+					return err
+				}
+			}
 			set(&b.User, req.Msg.User)
 			set(&b.Ca, req.Msg.Ca)
 			updateLabels(b.GetMeta(), req.Msg.GetLabels())
@@ -113,16 +145,11 @@ func (s bmcs) Update(ctx context.Context, req *connect.Request[ingotv1.BMCServic
 // Delete implements ingot.v1. The machine behind the BMC stays.
 func (s bmcs) Delete(ctx context.Context, req *connect.Request[ingotv1.BMCServiceDeleteRequest]) (*connect.Response[ingotv1.BMCServiceDeleteResponse], error) {
 	var b *ingotv1.BMC
-	key := records.BMCKey(req.Msg.GetPartition(), req.Msg.GetId())
 	if err := s.update(ctx, func(tx *store.Tx) (err error) {
-		if b, err = records.BMCs.Delete(tx, key); err != nil {
+		if b, err = records.BMCs.Get(tx, records.BMCKey(req.Msg.GetPartition(), req.Msg.GetId())); err != nil {
 			return err
 		}
-		if _, err := records.BMCStatuses.Delete(tx, key); err != nil && !errors.Is(err, fault.NotFound) {
-			return err
-		}
-		_, err = records.Secrets.Delete(tx, records.BMCPasswordKey(req.Msg.GetPartition(), req.Msg.GetId()))
-		return err
+		return machine.RemoveBMC(tx, req.Msg.GetPartition(), req.Msg.GetId())
 	}); err != nil {
 		return nil, err
 	}

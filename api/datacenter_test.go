@@ -452,14 +452,15 @@ func (s *server) clean(leaf string) <-chan *ingotv1.AgentServiceWaitResponse {
 	}
 	s.report(ingotv1.AgentStep_AGENT_STEP_WIPE, ingotv1.StepState_STEP_STATE_BEGUN, "1 disk")
 	s.report(ingotv1.AgentStep_AGENT_STEP_WIPE, ingotv1.StepState_STEP_STATE_PROGRESS, "sda")
-	return s.wait("serial-a")
+	check(s.d.t, s.proves(s.wiped()))
+	return s.wait()
 }
 
 // wait opens the agent's stream until the test ends.
-func (s *server) wait(wiped ...string) <-chan *ingotv1.AgentServiceWaitResponse {
+func (s *server) wait() <-chan *ingotv1.AgentServiceWaitResponse {
 	s.d.t.Helper()
 	ctx, cancel := context.WithCancel(s.d.t.Context())
-	stream, err := s.agent.Wait(ctx, connect.NewRequest(&ingotv1.AgentServiceWaitRequest{Uuid: s.uuid, BootId: s.bootID, Wiped: wiped}))
+	stream, err := s.agent.Wait(ctx, connect.NewRequest(&ingotv1.AgentServiceWaitRequest{Uuid: s.uuid, BootId: s.bootID}))
 	check(s.d.t, err)
 	got, ended := make(chan *ingotv1.AgentServiceWaitResponse, 64), make(chan struct{})
 	go func() {

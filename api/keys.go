@@ -39,10 +39,10 @@ type claims struct {
 	Type string `json:"type"`
 }
 
-// tokenKey returns the key that signs tokens now.
-func tokenKey(r store.Reader, now time.Time) (*privatev1.Key, bool) {
+// signingKey returns the key that signs now for a use: "token" or "wipe".
+func signingKey(r store.Reader, use string, now time.Time) (*privatev1.Key, bool) {
 	var newest *privatev1.Key
-	for k := range records.Keys.Prefix(r, records.Key("token", "")) {
+	for k := range records.Keys.Prefix(r, records.Key(use, "")) {
 		if now.Before(k.GetRetired().AsTime()) && (newest == nil || newest.GetCreated().AsTime().Before(k.GetCreated().AsTime())) {
 			newest = k
 		}
@@ -51,17 +51,23 @@ func tokenKey(r store.Reader, now time.Time) (*privatev1.Key, bool) {
 }
 
 // ensureTokenKey makes a key to sign tokens with if there is none or the last
-// one has retired. Of two replicas, the second finds the key of the first.
+// one has retired.
 func (s *Server) ensureTokenKey(ctx context.Context) error {
-	if _, ok := tokenKey(s.db.Snapshot(), s.cfg.Now()); ok {
+	if _, ok := signingKey(s.db.Snapshot(), "token", s.cfg.Now()); ok {
 		return nil
 	}
 	private, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	if err != nil {
 		return err
 	}
+	return s.insertSigningKey(ctx, "token", private, tokenKeyLife, tokenKeyLife+access.MaxTokenLife)
+}
+
+// insertSigningKey stores a key for a use that signs for a time and counts for
+// longer. Of two replicas, the second finds the key of the first.
+func (s *Server) insertSigningKey(ctx context.Context, use string, private *ecdsa.PrivateKey, signs, counts time.Duration) error {
 	id := newID()
-	key, err := s.sealKey("token", id, private)
+	key, err := s.sealKey(use, id, private)
 	if err != nil {
 		return err
 	}
@@ -69,13 +75,13 @@ func (s *Server) ensureTokenKey(ctx context.Context) error {
 		return err
 	}
 	return s.db.Update(ctx, func(tx *store.Tx) error {
-		tx.Guard("key/token/")
-		if _, ok := tokenKey(tx, tx.Now()); ok {
+		tx.Guard("key/" + use + "/")
+		if _, ok := signingKey(tx, use, tx.Now()); ok {
 			return nil
 		}
 		key.Created = timestamppb.New(tx.Now())
-		key.Retired = timestamppb.New(tx.Now().Add(tokenKeyLife))
-		key.Expires = timestamppb.New(tx.Now().Add(tokenKeyLife + access.MaxTokenLife))
+		key.Retired = timestamppb.New(tx.Now().Add(signs))
+		key.Expires = timestamppb.New(tx.Now().Add(counts))
 		return records.Keys.Insert(tx, key)
 	})
 }
@@ -107,7 +113,7 @@ func (s *Server) openKey(k *privatev1.Key) (*ecdsa.PrivateKey, error) {
 
 // sign returns the JWT of a stored token.
 func (s *Server) sign(t *apiv2.Token) (string, error) {
-	k, ok := tokenKey(s.db.Snapshot(), s.cfg.Now())
+	k, ok := signingKey(s.db.Snapshot(), "token", s.cfg.Now())
 	if !ok {
 		return "", fault.New(fault.Unavailable, "key for tokens", "not found", "try again")
 	}

@@ -40,7 +40,7 @@ func (d *datacenter) newSite(behind map[string]string) *site {
 	bmcs := dial(d.world, ingotv1connect.NewBMCServiceClient, d.admin)
 	for id := range behind {
 		resp, err := bmcs.Create(d.t.Context(), connect.NewRequest(&ingotv1.BMCServiceCreateRequest{Bmc: &ingotv1.BMC{
-			Id: id, Partition: partition1, Address: "10.1.1.1:443", User: "root", Password: "calvin-" + id,
+			Id: id, Partition: partition1, Address: "10.1.1." + id[1:] + ":443", User: "root", Password: "calvin-" + id,
 		}}))
 		check(d.t, err)
 		if resp.Msg.GetBmc().GetPassword() != "" {

@@ -16,7 +16,7 @@ import (
 	"github.com/ingot-cloud/ingot/lab"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
-	management "github.com/ingot-cloud/ingot/site"
+	farsite "github.com/ingot-cloud/ingot/site"
 )
 
 // newBMC runs a Redfish service in front of a server without iron, and a real
@@ -37,7 +37,7 @@ func (d *datacenter) newBMC(id, uuid string) (*lab.BMC, *lab.Shell) {
 	check(d.t, err)
 	api := dial(d.world, ingotv1connect.NewSiteServiceClient, d.farEnd(ingotv1.FarEnd_FAR_END_SITE, partition1, "mgmt1"))
 	log := slog.New(slog.DiscardHandler)
-	part, err := management.NewBMCs(management.BMCsConfig{
+	part, err := farsite.NewBMCs(farsite.BMCsConfig{
 		Partition: partition1, API: api, Dir: d.t.TempDir(), Every: 50 * time.Millisecond, Log: log,
 		Medium: func() (*ingotv1.Medium, <-chan struct{}) { return nil, nil },
 	})
@@ -52,7 +52,7 @@ func (d *datacenter) newBMC(id, uuid string) (*lab.BMC, *lab.Shell) {
 	at, leave := context.WithCancel(ctx)
 	var site sync.WaitGroup
 	site.Go(func() {
-		if err := management.New(management.Config{Partition: partition1, API: api, Log: log}, part).Run(at); err != nil {
+		if err := farsite.New(farsite.Config{Partition: partition1, API: api, Log: log}, part).Run(at); err != nil {
 			d.t.Error(err)
 		}
 	})

@@ -82,8 +82,8 @@ type Server struct {
 	handler   http.Handler
 }
 
-// New returns a Server on an open store. It makes the key that signs tokens and
-// the certificate authority if there are none.
+// New returns a Server on an open store. It makes the keys that sign tokens and
+// proofs and the certificate authority if there are none.
 func New(ctx context.Context, cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	v, err := protovalidate.New()
@@ -96,6 +96,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.readings = newReadings()
 	if err := s.ensureTokenKey(ctx); err != nil {
 		return nil, fmt.Errorf("api: key for tokens: %w", err)
+	}
+	if err := s.ensureWipeKey(ctx); err != nil {
+		return nil, fmt.Errorf("api: key for proofs: %w", err)
 	}
 	if err := s.ensureCA(ctx); err != nil {
 		return nil, fmt.Errorf("api: certificate authority: %w", err)
@@ -114,8 +117,8 @@ const (
 )
 
 // Run ends the streams of callers who lost the right to them, writes when
-// machines were heard of, deletes what has expired and renews the key that signs tokens, until ctx ends. Then it ends
-// all streams.
+// machines were heard of, deletes what has expired and renews the keys that
+// sign tokens and proofs, until ctx ends. Then it ends all streams.
 func (s *Server) Run(ctx context.Context) error {
 	check, sweep, flush := time.NewTicker(streamCheck), time.NewTicker(sweepEvery), time.NewTicker(flushEvery)
 	defer check.Stop()
@@ -128,6 +131,9 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-sweep.C:
 			if err := s.ensureTokenKey(ctx); err != nil {
 				s.log.Error("api: the key for tokens cannot be renewed", "error", err)
+			}
+			if err := s.ensureWipeKey(ctx); err != nil {
+				s.log.Error("api: the key for proofs of wipes cannot be renewed", "error", err)
 			}
 			if err := s.sweep(ctx); err != nil {
 				s.log.Error("api: what has expired cannot be deleted", "error", err)

@@ -72,6 +72,7 @@ func (s *Server) services() []service {
 		serve[ingotv1connect.SiteServiceHandler](ingotv1connect.NewSiteServiceHandler, sites{Server: s}),
 		serve[ingotv1connect.TimelineServiceHandler](ingotv1connect.NewTimelineServiceHandler, timelines{Server: s}),
 		serve[ingotv1connect.WatchServiceHandler](ingotv1connect.NewWatchServiceHandler, watches{Server: s}),
+		serve[ingotv1connect.WipeServiceHandler](ingotv1connect.NewWipeServiceHandler, wipes{Server: s}),
 	}
 }
 

@@ -81,8 +81,11 @@ func (s *Server) wanted(r store.Reader, partition string) (*ingotv1.SiteWanted, 
 	}
 	fabric, _ := records.Fabrics.Peek(r, partition)
 	c := p.GetBootConfiguration()
-	w := &ingotv1.SiteWanted{Fabric: fabric, KernelUrl: c.GetKernelUrl(), InitrdUrl: c.GetImageUrl(), CommandLine: c.GetCommandline(), Ca: string(s.CA())}
+	w := &ingotv1.SiteWanted{Fabric: fabric, KernelUrl: c.GetKernelUrl(), InitrdUrl: c.GetImageUrl(), CommandLine: c.GetCommandline(), Ca: string(s.CA()), Known: machine.Known(r, partition)}
 	for b := range records.BMCs.By(r, "partition", partition) {
+		if machine.Missing(r, b) != nil {
+			continue
+		}
 		bmc := machine.Wanted(r, b)
 		if o, ok := records.Operations.Peek(r, bmc.GetMachine()); ok && o.GetListener() != listenerOf(partition) {
 			bmc.Operation = nil // somebody else carries it out
@@ -113,6 +116,19 @@ func (s sites) Report(ctx context.Context, req *connect.Request[ingotv1.SiteServ
 		}
 	}
 	return connect.NewResponse(&ingotv1.SiteServiceReportResponse{}), failed
+}
+
+// Discovered implements ingot.v1. One BMC that cannot be taken in does not keep
+// the others out.
+func (s sites) Discovered(ctx context.Context, req *connect.Request[ingotv1.SiteServiceDiscoveredRequest]) (*connect.Response[ingotv1.SiteServiceDiscoveredResponse], error) {
+	var failed error
+	for _, d := range req.Msg.GetBmcs() {
+		if err := s.update(ctx, func(tx *store.Tx) error { return machine.Discovered(tx, req.Msg.GetPartition(), d) }); err != nil {
+			failed = err
+			s.log.WarnContext(ctx, "api: discovery not stored", "mac", d.GetMac(), "partition", req.Msg.GetPartition(), "error", err)
+		}
+	}
+	return connect.NewResponse(&ingotv1.SiteServiceDiscoveredResponse{}), failed
 }
 
 // Done implements ingot.v1. An operation that is not known any more was ended

@@ -88,18 +88,24 @@ func verify(s tls.ConnectionState, known []*x509.Certificate) error {
 	if len(s.PeerCertificates) == 0 {
 		return errors.New("shows no certificate")
 	}
-	leaf := s.PeerCertificates[0]
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots := x509.NewCertPool()
 	for _, k := range known {
-		if bytes.Equal(k.Raw, leaf.Raw) {
+		if bytes.Equal(k.Raw, s.PeerCertificates[0].Raw) {
 			return nil
 		}
 		roots.AddCert(k)
 	}
-	for _, c := range s.PeerCertificates[1:] {
+	return vouched(s.PeerCertificates, s.ServerName, roots)
+}
+
+// vouched reports whether roots, the system's if nil, vouch for a chain under
+// a name.
+func vouched(chain []*x509.Certificate, name string, roots *x509.CertPool) error {
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{DNSName: s.ServerName, Roots: roots, Intermediates: between})
+	_, err := chain[0].Verify(x509.VerifyOptions{DNSName: name, Roots: roots, Intermediates: between})
 	return err
 }
 

@@ -59,13 +59,17 @@ var layouts = map[protoreflect.FullName]string{
 	"metalstack.api.v2.VPNNode":    "ID=id NAME=name PROJECT=project ADDRESSES=ip_addresses ONLINE=online SEEN=last_seen:age",
 	"metalstack.admin.v2.TaskInfo": "ID=id QUEUE=queue TYPE=type STATE=state RETRIED=retried ERROR=last_error DONE=completed_at:age | FAILED=last_failed_at:age NEXT=next_process_at:age DEADLINE=deadline:age",
 	"ingot.v1.BMC": "ID=id PARTITION=partition ADDRESS=address MACHINE=status.machine POWER=status.power_state SEEN=status.last_seen:age ERROR=status.last_error" +
-		" | USER=user VENDOR=status.vendor MODEL=status.model FIRMWARE=status.firmware_version MEDIUM=status.medium.url OVERRIDE=status.medium.override_target",
+		" | MAC=mac HOSTNAME=status.hostname USER=user VENDOR=status.vendor MODEL=status.model FIRMWARE=status.firmware_version MEDIUM=status.medium.url OVERRIDE=status.medium.override_target" +
+		" FINGERPRINT=status.fingerprint",
 	"ingot.v1.Fabric": "PARTITION=partition BOOT=boot_supernet VNI=boot_vni ADDRESS=boot_address LOOPBACKS=loopbacks ASN=first_asn" +
 		" | ASNS=asn_count PORTS=service_ports MEDIUM=boot_medium DOMAIN=boot_domain",
 	"ingot.v1.ImageSource": "IMAGE=image SHA256=sha256 SIZE=size:bytes UNPACKED=unpacked_size:bytes FORMAT=format CHECKS=checks | SHA512=sha512",
 	"ingot.v1.Site":        "PARTITION=partition SEEN=seen:age MEDIUM=medium.url SIZE=medium.size:bytes BUILT=medium.built:age ERROR=medium.error | SHA256=medium.sha256",
 	"ingot.v1.Standing": "UUID=uuid PHASE=phase SINCE=phase_since:age STEP=progress.step PERCENT=progress.percent LEFT=progress.time_left WAITING=waiting.what" +
 		" | MESSAGE=progress.message DO=waiting.remedy",
+	"ingot.v1.Wipe": "START=start MACHINE=uuid DISK=disk.name SERIAL=disk.serial SIZE=disk.size:bytes RESULT=result METHOD=method END=end ERROR=error" +
+		" | MODEL=disk.model WWN=disk.wwn TRIES=tries SAMPLES=check.samples ZEROES=check.zeroes PARTITION=partition BOOT=boot_id RECORDED=recorded AGENT=agent_version",
+	"ingot.v1.WipeKey":  "ID=id CREATED=created RETIRED=retired | PEM=pem",
 	"ingot.v1.Timeline": "each entries TIME=time SOURCE=source STEP=step TOOK=took FAILED=failed MESSAGE=message | BOOT=boot_id",
 }
 

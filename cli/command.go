@@ -166,6 +166,10 @@ func (a *app) addFlags(c *cobra.Command) {
 			panic(err) // the flag was added above
 		}
 	}
+	if m := k.verb.operator; m != nil && m.FullName() == wipesName {
+		f.BoolVar(&k.verify, "verify", false, "check the proofs with the keys that the server publishes")
+		f.StringVar(&k.keysFile, "keys", "", "check the proofs with the keys in this file, as 'ingot machine wipe-keys -o json' printed them")
+	}
 	switch k.verb.name {
 	case "delete":
 		f.BoolVarP(&k.yes, "yes", "y", false, "do not ask")

@@ -22,6 +22,9 @@ type call struct {
 	yes     bool
 	watch   bool
 	files   []string
+	// What wipes are verified with.
+	verify   bool
+	keysFile string
 
 	profile profile
 	caller  *caller
@@ -102,7 +105,10 @@ func (k *call) once(ctx context.Context, arg string) error {
 	if err != nil {
 		return err
 	}
-	return k.answer(m, res, k.describe(given))
+	if err := k.answer(m, res, k.describe(given)); err != nil || !k.verify && k.keysFile == "" {
+		return err
+	}
+	return k.verifyWipes(ctx, res)
 }
 
 // changes reports whether a flag says more than which object is meant.
@@ -215,7 +221,7 @@ func (k *call) request(m protoreflect.MethodDescriptor, given map[string][]strin
 			if p.name == "project" && slices.Contains(required(m), "project") && k.verb.operator == nil {
 				return nil, usagef("project: not given; use --project, or set one in the context")
 			}
-			if k.subject != nil && p.name == k.subject.name {
+			if k.subject != nil && p.name == k.subject.name && !p.field().HasOptionalKeyword() {
 				return nil, usagef("%s: not given", p.name)
 			}
 			continue

@@ -11,17 +11,30 @@ var scopes = map[string]bool{"project": true, "login": true, "partition": true, 
 var prose = map[string]bool{"description": true, "reason": true, "name": true}
 
 // subjectOf returns the field that a verb takes as its argument: what it is
-// about. It is nil for verbs that list or create.
+// about. It is nil for verbs that create, and for most that list.
 func subjectOf(v *verb) *param {
 	if v.name == "create" || v.name == "list" {
 		return nil
 	}
 	for _, m := range v.methods() {
+		if name := subjects[m.FullName()]; name != "" {
+			return namedParam(m, name)
+		}
 		if p := payload(m.Output()); p != nil && (p.IsList() || p.IsMap()) {
 			continue
 		}
 		if s := subjectOfMethod(m); s != nil {
 			return s
+		}
+	}
+	return nil
+}
+
+// namedParam returns the flag of that name, nil if there is none.
+func namedParam(m protoreflect.MethodDescriptor, name string) *param {
+	for _, p := range paramsOf(m) {
+		if p.name == name {
+			return &p
 		}
 	}
 	return nil

@@ -12,6 +12,8 @@ var grafts = map[protoreflect.FullName]string{
 	"ingot.v1.TimelineService.Get":                        "machine timeline",
 	"ingot.v1.TimelineService.GetAny":                     "machine timeline",
 	"ingot.v1.TimelineService.ListAny":                    "machine progress",
+	"ingot.v1.WipeService.List":                           "machine wipes",
+	"ingot.v1.WipeService.Keys":                           "machine wipe-keys",
 	"ingot.v1.FabricService.Sites":                        "partition sites",
 	"ingot.v1.ConsoleService.Read":                        "machine console",
 	"ingot.v1.ConsoleService.ReadAny":                     "machine console",
@@ -22,6 +24,12 @@ var grafts = map[protoreflect.FullName]string{
 	"metalstack.api.v2.MethodService.TokenScopedList":     "token permissions",
 	"metalstack.api.v2.NetworkService.ListBaseNetworks":   "network list-base",
 	"metalstack.admin.v2.SwitchService.ConnectedMachines": "switch machines",
+}
+
+// subjects are fields that verbs take as their argument although they list: of
+// whom they list it. It may be left out.
+var subjects = map[protoreflect.FullName]string{
+	"ingot.v1.WipeService.List": "uuid",
 }
 
 // elsewhere are methods that have no command of their own, and what reaches
@@ -77,7 +85,7 @@ var secretFields = map[protoreflect.Name]bool{
 // resourceShort says what a resource is, in a few words.
 var resourceShort = map[string]string{
 	"audit":                 "Who did what and when",
-	"bmc":                   "BMCs that the operator told of before their machines are known",
+	"bmc":                   "BMCs, told of or found by their DHCP leases",
 	"component":             "Programs of the platform and when they were last seen",
 	"fabric":                "The plan of a partition's boot network and underlay",
 	"filesystem":            "File system layouts",
@@ -134,6 +142,8 @@ var verbShort = map[string]string{
 	"machine set-state":        "Lock, taint or release a machine",
 	"machine shutdown":         "Shut a machine's system down, and turn it off if it does not obey",
 	"machine timeline":         "Show what happened to a machine and what it waits for",
+	"machine wipe-keys":        "Show the public keys that proofs of wiped disks are signed with",
+	"machine wipes":            "List how disks were wiped, with proof, also of machines that are gone",
 	"method list":              "List the methods that the token may call",
 	"network list-base":        "List networks that a project can build on",
 	"partition capacity":       "Count machines by partition and size",

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"slices"
 	"time"
 
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
@@ -115,6 +116,12 @@ func Scanned(tx *store.Tx, partition string, r *ingotv1.BMCReport) error {
 		status.Machine = was.GetStatus().GetMachine()
 	} else {
 		status.LastSeen = timestamppb.New(tx.Now())
+	}
+	keep(status, was.GetStatus())
+	if !slices.Equal(status.GetMacs(), was.GetStatus().GetMacs()) {
+		if err := learn(tx, b, status.GetMacs()); err != nil {
+			return err
+		}
 	}
 	if err := storeStatus(tx, was, &privatev1.BMCStatus{Partition: partition, Id: r.GetId(), Status: status}); err != nil || r.GetMachine() == "" {
 		return err

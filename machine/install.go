@@ -2,7 +2,6 @@ package machine
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -96,20 +95,9 @@ func inBoot(m *privatev1.Machine, bootID string) error {
 	return nil
 }
 
-// Wipe returns the disks that must be wiped before a machine may wait, by
-// kernel name: all that can hold data.
-func Wipe(inventory *ingotv1.Inventory) []string {
-	var names []string
-	for _, d := range inventory.GetDisks() {
-		names = append(names, d.GetName())
-	}
-	slices.Sort(names)
-	return names
-}
-
 // Ready lets a machine wait for its allocation, or for its installation to be
-// told again. It must have wiped every disk in this boot.
-func Ready(tx *store.Tx, uuid, bootID string, wiped []string) error {
+// told again. Every disk must be proven to be wiped in this boot.
+func Ready(tx *store.Tx, uuid, bootID string) error {
 	m, err := records.Machines.Get(tx, uuid)
 	if err != nil {
 		return err
@@ -124,29 +112,17 @@ func Ready(tx *store.Tx, uuid, bootID string, wiped []string) error {
 	if err != nil {
 		return err
 	}
+	proofs := proofsOf(tx, m)
 	if m.GetPhase() != waiting && m.GetPhase() != installing {
-		if missing := unwiped(h.GetInventory(), wiped); len(missing) > 0 {
-			return fault.Newf(fault.Precondition, object(uuid), "is not clean: disks %s were not wiped in this boot", strings.Join(missing, ", ")).
-				Do("wipe them, then wait")
+		if err := clean(m, h.GetInventory(), proofs); err != nil {
+			return err
 		}
 	}
-	m, _, err = Happen(tx, uuid, Happening{Event: Waiting, BootID: bootID, Message: fmt.Sprintf("%d disks are wiped", len(wiped))})
+	m, _, err = Happen(tx, uuid, Happening{Event: Waiting, BootID: bootID, Message: fmt.Sprintf("%d disks are wiped", len(proofs))})
 	if err == nil && m.GetPhase() != waiting && m.GetPhase() != installing {
 		err = fault.Newf(fault.Precondition, object(uuid), "is %s and cannot wait", phaseName(m.GetPhase())).Do("register first")
 	}
 	return err
-}
-
-// unwiped returns the disks that are not among the wiped ones. Within one boot
-// a kernel name is as good as a serial number.
-func unwiped(inventory *ingotv1.Inventory, wiped []string) []string {
-	var missing []string
-	for _, d := range inventory.GetDisks() {
-		if !slices.Contains(wiped, d.GetName()) && (d.GetSerial() == "" || !slices.Contains(wiped, d.GetSerial())) {
-			missing = append(missing, d.GetName())
-		}
-	}
-	return missing
 }
 
 // Instruction returns what a machine shall install, without the userdata, and

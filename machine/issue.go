@@ -75,6 +75,7 @@ var issues = []issue{
 			last := e.m.GetLastError()
 			return "occurred at " + last.GetTime().AsTime().UTC().Format(time.RFC3339), last != nil && e.now.Sub(last.GetTime().AsTime()) < e.threshold
 		}},
+	notWiped,
 	{apiv2.MachineIssueType_MACHINE_ISSUE_TYPE_BMC_WITHOUT_MAC, major, "bmc-without-mac", "BMC has no mac address",
 		func(e evidence) (string, bool) { return "", e.bmc.GetBmc().GetMac() == "" }},
 	{apiv2.MachineIssueType_MACHINE_ISSUE_TYPE_BMC_WITHOUT_IP, major, "bmc-without-ip", "BMC has no ip address",

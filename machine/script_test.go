@@ -301,9 +301,15 @@ func init() {
 				})
 			})
 		},
-		"wait": func(s *script, args string) (string, error) { // machine serials
+		"wait": func(s *script, args string) (string, error) { // machine serials: of the disks that it wipes before
 			f := strings.Fields(args)
-			return s.after(f[0], func(tx *store.Tx) error { return machine.Ready(tx, f[0], s.boot(f[0]), f[1:]) })
+			for _, serial := range f[1:] {
+				w := wipe(f[0], s.boot(f[0]), serial, s.clock.Now())
+				if err := s.do(func(tx *store.Tx) error { return machine.Wiped(tx, w) }); err != nil {
+					return "", err
+				}
+			}
+			return s.after(f[0], func(tx *store.Tx) error { return machine.Ready(tx, f[0], s.boot(f[0])) })
 		},
 		"event": func(s *script, args string) (string, error) { // machine event
 			uuid, name, _ := strings.Cut(args, " ")

@@ -5,8 +5,8 @@ import (
 	"github.com/ingot-cloud/ingot/store"
 )
 
-// Keys are the private keys of the control plane, below their use: "token" and
-// "ca".
+// Keys are the private keys of the control plane, below their use: "token",
+// "ca" and "wipe".
 var Keys = store.NewTable(store.Table[*privatev1.Key]{
 	Name: "key",
 	Key:  func(k *privatev1.Key) string { return Key(k.GetUse(), k.GetId()) },

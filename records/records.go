@@ -61,6 +61,7 @@ func Tables() []store.AnyTable {
 		Tenants,
 		Tokens,
 		VNIs,
+		Wipes,
 	}
 }
 

@@ -42,6 +42,7 @@ func describe(r *ingotv1.BMCReport, want *ingotv1.BMCWanted, inv bmc.Inventory) 
 	if inv.LED != "" {
 		r.Report.LedState = &apiv2.MachineChassisIdentifyLEDState{Value: string(inv.LED)}
 	}
+	r.Status.Macs = inv.BMCMACs
 	if len(inv.BMCMACs) > 0 {
 		r.Report.Bmc.Mac = inv.BMCMACs[0]
 	}

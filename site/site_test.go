@@ -40,6 +40,8 @@ type control struct {
 	wanted *ingotv1.SiteWanted
 	moved  chan struct{}
 	bmcs   map[string]*ingotv1.BMCReport // newest
+	found  []*ingotv1.BMCDiscovered
+	away   int // calls of Discovered that fail
 	done   map[string][]*ingotv1.SiteServiceDoneRequest
 	images map[string]*ingotv1.ImageCached
 	medium *ingotv1.Medium
@@ -101,6 +103,17 @@ func (c *control) Report(_ context.Context, r *connect.Request[ingotv1.SiteServi
 	return connect.NewResponse(&ingotv1.SiteServiceReportResponse{}), nil
 }
 
+func (c *control) Discovered(_ context.Context, r *connect.Request[ingotv1.SiteServiceDiscoveredRequest]) (*connect.Response[ingotv1.SiteServiceDiscoveredResponse], error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away > 0 {
+		c.away--
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("away"))
+	}
+	c.found = append(c.found, r.Msg.GetBmcs()...)
+	return connect.NewResponse(&ingotv1.SiteServiceDiscoveredResponse{}), nil
+}
+
 func (c *control) Done(_ context.Context, r *connect.Request[ingotv1.SiteServiceDoneRequest]) (*connect.Response[ingotv1.SiteServiceDoneResponse], error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -130,7 +143,7 @@ func (c *control) eventually(t *testing.T, what string, holds func() bool) {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		c.mu.Lock()
 		ok := holds()
-		state := fmt.Sprint(c.bmcs, c.done, c.medium, c.images)
+		state := fmt.Sprint(c.bmcs, c.found, c.done, c.medium, c.images)
 		c.mu.Unlock()
 		if ok {
 			return

@@ -32,6 +32,8 @@ type siteOptions struct {
 	cacheListen                           string
 	cacheGiB                              int64
 	bmcInterval                           time.Duration
+	leaseFiles                            []string
+	leasePort                             uint16
 }
 
 func (o *siteOptions) flags(f *pflag.FlagSet) {
@@ -48,6 +50,8 @@ func (o *siteOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.cacheListen, "cache-port", "80", "cache: TCP port to serve images on")
 	f.Int64Var(&o.cacheGiB, "cache-gib", 50, "cache: how much space images may take")
 	f.DurationVar(&o.bmcInterval, "bmc-interval", time.Minute, "bmc: how often each BMC is looked at")
+	f.StringArrayVar(&o.leaseFiles, "lease-file", nil, "bmc: lease file of a DHCP server (ISC dhcpd, dnsmasq, Kea) to find BMCs by; may be repeated")
+	f.Uint16Var(&o.leasePort, "lease-port", 443, "bmc: TCP port where BMCs found by --lease-file serve Redfish")
 }
 
 // siteParts are what a management server is made of.
@@ -73,6 +77,9 @@ func (o *siteOptions) check(parts []string) error {
 	}
 	if slices.Contains(parts, "bmc") && !slices.Contains(parts, "boot") {
 		return fault.New(fault.Invalid, "--parts", "has bmc without boot", "the part that inserts media must be with the one that serves them")
+	}
+	if len(o.leaseFiles) > 0 && (!slices.Contains(parts, "bmc") || o.leasePort == 0) {
+		return fault.New(fault.Invalid, "--lease-file", "needs the part bmc and a --lease-port other than 0", "")
 	}
 	return nil
 }
@@ -122,6 +129,11 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 		run = append(run, b, site.NewConsoles(site.ConsolesConfig{
 			Partition: o.partition, API: client.Of(c, ingotv1connect.NewConsoleServiceClient), Log: log,
 		}))
+		if len(o.leaseFiles) > 0 {
+			run = append(run, site.NewDiscovery(site.DiscoveryConfig{
+				Partition: o.partition, API: api, Files: o.leaseFiles, Port: o.leasePort, Every: o.bmcInterval, Log: log,
+			}))
+		}
 	}
 	if slices.Contains(parts, "cache") {
 		if err := site.PreparePorts(o.bootPorts); err != nil {

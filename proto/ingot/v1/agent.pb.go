@@ -25,61 +25,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type DiskType int32
-
-const (
-	DiskType_DISK_TYPE_UNSPECIFIED DiskType = 0
-	DiskType_DISK_TYPE_NVME        DiskType = 1
-	DiskType_DISK_TYPE_SSD         DiskType = 2
-	DiskType_DISK_TYPE_HDD         DiskType = 3
-	DiskType_DISK_TYPE_VIRTUAL     DiskType = 4
-)
-
-// Enum value maps for DiskType.
-var (
-	DiskType_name = map[int32]string{
-		0: "DISK_TYPE_UNSPECIFIED",
-		1: "DISK_TYPE_NVME",
-		2: "DISK_TYPE_SSD",
-		3: "DISK_TYPE_HDD",
-		4: "DISK_TYPE_VIRTUAL",
-	}
-	DiskType_value = map[string]int32{
-		"DISK_TYPE_UNSPECIFIED": 0,
-		"DISK_TYPE_NVME":        1,
-		"DISK_TYPE_SSD":         2,
-		"DISK_TYPE_HDD":         3,
-		"DISK_TYPE_VIRTUAL":     4,
-	}
-)
-
-func (x DiskType) Enum() *DiskType {
-	p := new(DiskType)
-	*p = x
-	return p
-}
-
-func (x DiskType) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (DiskType) Descriptor() protoreflect.EnumDescriptor {
-	return file_ingot_v1_agent_proto_enumTypes[0].Descriptor()
-}
-
-func (DiskType) Type() protoreflect.EnumType {
-	return &file_ingot_v1_agent_proto_enumTypes[0]
-}
-
-func (x DiskType) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use DiskType.Descriptor instead.
-func (DiskType) EnumDescriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{0}
-}
-
 // AgentStep is what the agent is doing.
 type AgentStep int32
 
@@ -150,11 +95,11 @@ func (x AgentStep) String() string {
 }
 
 func (AgentStep) Descriptor() protoreflect.EnumDescriptor {
-	return file_ingot_v1_agent_proto_enumTypes[1].Descriptor()
+	return file_ingot_v1_agent_proto_enumTypes[0].Descriptor()
 }
 
 func (AgentStep) Type() protoreflect.EnumType {
-	return &file_ingot_v1_agent_proto_enumTypes[1]
+	return &file_ingot_v1_agent_proto_enumTypes[0]
 }
 
 func (x AgentStep) Number() protoreflect.EnumNumber {
@@ -163,7 +108,7 @@ func (x AgentStep) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AgentStep.Descriptor instead.
 func (AgentStep) EnumDescriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{1}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{0}
 }
 
 type StepState int32
@@ -205,11 +150,11 @@ func (x StepState) String() string {
 }
 
 func (StepState) Descriptor() protoreflect.EnumDescriptor {
-	return file_ingot_v1_agent_proto_enumTypes[2].Descriptor()
+	return file_ingot_v1_agent_proto_enumTypes[1].Descriptor()
 }
 
 func (StepState) Type() protoreflect.EnumType {
-	return &file_ingot_v1_agent_proto_enumTypes[2]
+	return &file_ingot_v1_agent_proto_enumTypes[1]
 }
 
 func (x StepState) Number() protoreflect.EnumNumber {
@@ -218,7 +163,7 @@ func (x StepState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StepState.Descriptor instead.
 func (StepState) EnumDescriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{1}
 }
 
 // Inventory is what the boot image found in a server.
@@ -350,102 +295,6 @@ func (x *Inventory) GetBmcMac() string {
 	return ""
 }
 
-// Disk is one block device that can hold an operating system or data.
-type Disk struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Kernel name without directory: "nvme0n1". It may change between boots.
-	Name   string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Serial string `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
-	Wwn    string `protobuf:"bytes,3,opt,name=wwn,proto3" json:"wwn,omitempty"`
-	// Capacity in bytes.
-	Size  uint64   `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
-	Type  DiskType `protobuf:"varint,5,opt,name=type,proto3,enum=ingot.v1.DiskType" json:"type,omitempty"`
-	Model string   `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
-	// Logical sector size in bytes.
-	SectorSize    uint32 `protobuf:"varint,7,opt,name=sector_size,json=sectorSize,proto3" json:"sector_size,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Disk) Reset() {
-	*x = Disk{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Disk) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Disk) ProtoMessage() {}
-
-func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
-func (*Disk) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *Disk) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Disk) GetSerial() string {
-	if x != nil {
-		return x.Serial
-	}
-	return ""
-}
-
-func (x *Disk) GetWwn() string {
-	if x != nil {
-		return x.Wwn
-	}
-	return ""
-}
-
-func (x *Disk) GetSize() uint64 {
-	if x != nil {
-		return x.Size
-	}
-	return 0
-}
-
-func (x *Disk) GetType() DiskType {
-	if x != nil {
-		return x.Type
-	}
-	return DiskType_DISK_TYPE_UNSPECIFIED
-}
-
-func (x *Disk) GetModel() string {
-	if x != nil {
-		return x.Model
-	}
-	return ""
-}
-
-func (x *Disk) GetSectorSize() uint32 {
-	if x != nil {
-		return x.SectorSize
-	}
-	return 0
-}
-
 // Firmware is how the server booted.
 type Firmware struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -459,7 +308,7 @@ type Firmware struct {
 
 func (x *Firmware) Reset() {
 	*x = Firmware{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[2]
+	mi := &file_ingot_v1_agent_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +320,7 @@ func (x *Firmware) String() string {
 func (*Firmware) ProtoMessage() {}
 
 func (x *Firmware) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[2]
+	mi := &file_ingot_v1_agent_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +333,7 @@ func (x *Firmware) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Firmware.ProtoReflect.Descriptor instead.
 func (*Firmware) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *Firmware) GetUefi() bool {
@@ -519,7 +368,7 @@ type AgentServiceRegisterRequest struct {
 
 func (x *AgentServiceRegisterRequest) Reset() {
 	*x = AgentServiceRegisterRequest{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[3]
+	mi := &file_ingot_v1_agent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +380,7 @@ func (x *AgentServiceRegisterRequest) String() string {
 func (*AgentServiceRegisterRequest) ProtoMessage() {}
 
 func (x *AgentServiceRegisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[3]
+	mi := &file_ingot_v1_agent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +393,7 @@ func (x *AgentServiceRegisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceRegisterRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceRegisterRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *AgentServiceRegisterRequest) GetUuid() string {
@@ -581,7 +430,7 @@ type AgentServiceRegisterResponse struct {
 
 func (x *AgentServiceRegisterResponse) Reset() {
 	*x = AgentServiceRegisterResponse{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[4]
+	mi := &file_ingot_v1_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +442,7 @@ func (x *AgentServiceRegisterResponse) String() string {
 func (*AgentServiceRegisterResponse) ProtoMessage() {}
 
 func (x *AgentServiceRegisterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[4]
+	mi := &file_ingot_v1_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +455,7 @@ func (x *AgentServiceRegisterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceRegisterResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceRegisterResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AgentServiceRegisterResponse) GetPartition() string {
@@ -649,7 +498,7 @@ type AgentServiceReportRequest struct {
 
 func (x *AgentServiceReportRequest) Reset() {
 	*x = AgentServiceReportRequest{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[5]
+	mi := &file_ingot_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +510,7 @@ func (x *AgentServiceReportRequest) String() string {
 func (*AgentServiceReportRequest) ProtoMessage() {}
 
 func (x *AgentServiceReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[5]
+	mi := &file_ingot_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +523,7 @@ func (x *AgentServiceReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceReportRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceReportRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AgentServiceReportRequest) GetUuid() string {
@@ -741,7 +590,7 @@ type AgentServiceReportResponse struct {
 
 func (x *AgentServiceReportResponse) Reset() {
 	*x = AgentServiceReportResponse{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[6]
+	mi := &file_ingot_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +602,7 @@ func (x *AgentServiceReportResponse) String() string {
 func (*AgentServiceReportResponse) ProtoMessage() {}
 
 func (x *AgentServiceReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[6]
+	mi := &file_ingot_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,22 +615,117 @@ func (x *AgentServiceReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceReportResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceReportResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
-type AgentServiceWaitRequest struct {
+type AgentServiceWipedRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Uuid   string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	BootId string                 `protobuf:"bytes,2,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	// The disks that were wiped in this boot, by serial number or kernel name.
-	Wiped         []string `protobuf:"bytes,3,rep,name=wiped,proto3" json:"wiped,omitempty"`
+	// Of the same machine and boot, without partition, recorded and proof.
+	Wipe          *Wipe `protobuf:"bytes,3,opt,name=wipe,proto3" json:"wipe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentServiceWipedRequest) Reset() {
+	*x = AgentServiceWipedRequest{}
+	mi := &file_ingot_v1_agent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentServiceWipedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentServiceWipedRequest) ProtoMessage() {}
+
+func (x *AgentServiceWipedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_agent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentServiceWipedRequest.ProtoReflect.Descriptor instead.
+func (*AgentServiceWipedRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AgentServiceWipedRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *AgentServiceWipedRequest) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *AgentServiceWipedRequest) GetWipe() *Wipe {
+	if x != nil {
+		return x.Wipe
+	}
+	return nil
+}
+
+type AgentServiceWipedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentServiceWipedResponse) Reset() {
+	*x = AgentServiceWipedResponse{}
+	mi := &file_ingot_v1_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentServiceWipedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentServiceWipedResponse) ProtoMessage() {}
+
+func (x *AgentServiceWipedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentServiceWipedResponse.ProtoReflect.Descriptor instead.
+func (*AgentServiceWipedResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{7}
+}
+
+type AgentServiceWaitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	BootId        string                 `protobuf:"bytes,2,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AgentServiceWaitRequest) Reset() {
 	*x = AgentServiceWaitRequest{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[7]
+	mi := &file_ingot_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +737,7 @@ func (x *AgentServiceWaitRequest) String() string {
 func (*AgentServiceWaitRequest) ProtoMessage() {}
 
 func (x *AgentServiceWaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[7]
+	mi := &file_ingot_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +750,7 @@ func (x *AgentServiceWaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceWaitRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceWaitRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AgentServiceWaitRequest) GetUuid() string {
@@ -823,13 +767,6 @@ func (x *AgentServiceWaitRequest) GetBootId() string {
 	return ""
 }
 
-func (x *AgentServiceWaitRequest) GetWiped() []string {
-	if x != nil {
-		return x.Wiped
-	}
-	return nil
-}
-
 type AgentServiceWaitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What to install; absent in a sign of life.
@@ -842,7 +779,7 @@ type AgentServiceWaitResponse struct {
 
 func (x *AgentServiceWaitResponse) Reset() {
 	*x = AgentServiceWaitResponse{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[8]
+	mi := &file_ingot_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +791,7 @@ func (x *AgentServiceWaitResponse) String() string {
 func (*AgentServiceWaitResponse) ProtoMessage() {}
 
 func (x *AgentServiceWaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[8]
+	mi := &file_ingot_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +804,7 @@ func (x *AgentServiceWaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceWaitResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceWaitResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AgentServiceWaitResponse) GetInstallation() *Installation {
@@ -904,7 +841,7 @@ type Installation struct {
 
 func (x *Installation) Reset() {
 	*x = Installation{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[9]
+	mi := &file_ingot_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +853,7 @@ func (x *Installation) String() string {
 func (*Installation) ProtoMessage() {}
 
 func (x *Installation) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[9]
+	mi := &file_ingot_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +866,7 @@ func (x *Installation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Installation.ProtoReflect.Descriptor instead.
 func (*Installation) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Installation) GetGeneration() *Generation {
@@ -987,7 +924,7 @@ type AgentServiceInstalledRequest struct {
 
 func (x *AgentServiceInstalledRequest) Reset() {
 	*x = AgentServiceInstalledRequest{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[10]
+	mi := &file_ingot_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +936,7 @@ func (x *AgentServiceInstalledRequest) String() string {
 func (*AgentServiceInstalledRequest) ProtoMessage() {}
 
 func (x *AgentServiceInstalledRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[10]
+	mi := &file_ingot_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +949,7 @@ func (x *AgentServiceInstalledRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceInstalledRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceInstalledRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AgentServiceInstalledRequest) GetUuid() string {
@@ -1051,7 +988,7 @@ type AgentServiceInstalledResponse struct {
 
 func (x *AgentServiceInstalledResponse) Reset() {
 	*x = AgentServiceInstalledResponse{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[11]
+	mi := &file_ingot_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1000,7 @@ func (x *AgentServiceInstalledResponse) String() string {
 func (*AgentServiceInstalledResponse) ProtoMessage() {}
 
 func (x *AgentServiceInstalledResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[11]
+	mi := &file_ingot_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1013,7 @@ func (x *AgentServiceInstalledResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceInstalledResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceInstalledResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 type AgentServiceRefreshRequest struct {
@@ -1089,7 +1026,7 @@ type AgentServiceRefreshRequest struct {
 
 func (x *AgentServiceRefreshRequest) Reset() {
 	*x = AgentServiceRefreshRequest{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[12]
+	mi := &file_ingot_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1038,7 @@ func (x *AgentServiceRefreshRequest) String() string {
 func (*AgentServiceRefreshRequest) ProtoMessage() {}
 
 func (x *AgentServiceRefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[12]
+	mi := &file_ingot_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1051,7 @@ func (x *AgentServiceRefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceRefreshRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceRefreshRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AgentServiceRefreshRequest) GetUuid() string {
@@ -1141,7 +1078,7 @@ type AgentServiceRefreshResponse struct {
 
 func (x *AgentServiceRefreshResponse) Reset() {
 	*x = AgentServiceRefreshResponse{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[13]
+	mi := &file_ingot_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1090,7 @@ func (x *AgentServiceRefreshResponse) String() string {
 func (*AgentServiceRefreshResponse) ProtoMessage() {}
 
 func (x *AgentServiceRefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[13]
+	mi := &file_ingot_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1103,7 @@ func (x *AgentServiceRefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceRefreshResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceRefreshResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AgentServiceRefreshResponse) GetToken() string {
@@ -1187,7 +1124,7 @@ var File_ingot_v1_agent_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x14ingot/v1/agent.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/common.proto\x1a\x14ingot/v1/image.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1fmetalstack/api/v2/machine.proto\"\xc3\x03\n" +
+	"\x14ingot/v1/agent.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/common.proto\x1a\x14ingot/v1/image.proto\x1a\x13ingot/v1/wipe.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1fmetalstack/api/v2/machine.proto\"\xc3\x03\n" +
 	"\tInventory\x12F\n" +
 	"\bhardware\x18\x01 \x01(\v2\".metalstack.api.v2.MachineHardwareB\x06\xbaH\x03\xd8\x01\x03R\bhardware\x122\n" +
 	"\x04bios\x18\x02 \x01(\v2\x1e.metalstack.api.v2.MachineBiosR\x04bios\x12/\n" +
@@ -1201,16 +1138,7 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\vbmc_address\x18\n" +
 	" \x01(\tR\n" +
 	"bmcAddress\x12\x17\n" +
-	"\abmc_mac\x18\v \x01(\tR\x06bmcMac\"\xea\x01\n" +
-	"\x04Disk\x12\x1d\n" +
-	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x04name\x12 \n" +
-	"\x06serial\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06serial\x12\x1a\n" +
-	"\x03wwn\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x03wwn\x12\x12\n" +
-	"\x04size\x18\x04 \x01(\x04R\x04size\x120\n" +
-	"\x04type\x18\x05 \x01(\x0e2\x12.ingot.v1.DiskTypeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x12\x1e\n" +
-	"\x05model\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05model\x12\x1f\n" +
-	"\vsector_size\x18\a \x01(\rR\n" +
-	"sectorSize\"i\n" +
+	"\abmc_mac\x18\v \x01(\tR\x06bmcMac\"i\n" +
 	"\bFirmware\x12\x12\n" +
 	"\x04uefi\x18\x01 \x01(\bR\x04uefi\x12\x1f\n" +
 	"\vsecure_boot\x18\x02 \x01(\bR\n" +
@@ -1236,11 +1164,15 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\apercent\x18\x06 \x01(\rB\a\xbaH\x04*\x02\x18dR\apercent\x126\n" +
 	"\ttime_left\x18\a \x01(\v2\x19.google.protobuf.DurationR\btimeLeft\x12-\n" +
 	"\x04took\x18\b \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x1c\n" +
-	"\x1aAgentServiceReportResponse\"p\n" +
+	"\x1aAgentServiceReportResponse\"\x87\x01\n" +
+	"\x18AgentServiceWipedRequest\x12\x1c\n" +
+	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12!\n" +
+	"\aboot_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bootId\x12*\n" +
+	"\x04wipe\x18\x03 \x01(\v2\x0e.ingot.v1.WipeB\x06\xbaH\x03\xc8\x01\x01R\x04wipe\"\x1b\n" +
+	"\x19AgentServiceWipedResponse\"`\n" +
 	"\x17AgentServiceWaitRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12!\n" +
-	"\aboot_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bootId\x12\x14\n" +
-	"\x05wiped\x18\x03 \x03(\tR\x05wiped\"n\n" +
+	"\aboot_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bootIdJ\x04\b\x03\x10\x04\"n\n" +
 	"\x18AgentServiceWaitResponse\x12:\n" +
 	"\finstallation\x18\x01 \x01(\v2\x16.ingot.v1.InstallationR\finstallation\x12\x16\n" +
 	"\x06reboot\x18\x02 \x01(\tR\x06reboot\"\x95\x02\n" +
@@ -1269,13 +1201,7 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\tsignature\x18\x02 \x01(\fB\a\xbaH\x04z\x02h@R\tsignature\"i\n" +
 	"\x1bAgentServiceRefreshResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
-	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires*v\n" +
-	"\bDiskType\x12\x19\n" +
-	"\x15DISK_TYPE_UNSPECIFIED\x10\x00\x12\x12\n" +
-	"\x0eDISK_TYPE_NVME\x10\x01\x12\x11\n" +
-	"\rDISK_TYPE_SSD\x10\x02\x12\x11\n" +
-	"\rDISK_TYPE_HDD\x10\x03\x12\x15\n" +
-	"\x11DISK_TYPE_VIRTUAL\x10\x04*\xf2\x02\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires*\xf2\x02\n" +
 	"\tAgentStep\x12\x1a\n" +
 	"\x16AGENT_STEP_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fAGENT_STEP_LINK\x10\x01\x12\x16\n" +
@@ -1298,10 +1224,11 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\x10STEP_STATE_BEGUN\x10\x01\x12\x17\n" +
 	"\x13STEP_STATE_PROGRESS\x10\x02\x12\x13\n" +
 	"\x0fSTEP_STATE_DONE\x10\x03\x12\x15\n" +
-	"\x11STEP_STATE_FAILED\x10\x042\xfc\x03\n" +
+	"\x11STEP_STATE_FAILED\x10\x042\xd9\x04\n" +
 	"\fAgentService\x12d\n" +
 	"\bRegister\x12%.ingot.v1.AgentServiceRegisterRequest\x1a&.ingot.v1.AgentServiceRegisterResponse\"\t\xe0\xf3\x18\x02\xf2\xf3\x18\x01\x01\x12^\n" +
-	"\x06Report\x12#.ingot.v1.AgentServiceReportRequest\x1a$.ingot.v1.AgentServiceReportResponse\"\t\xe0\xf3\x18\x02\xf2\xf3\x18\x01\x01\x12Z\n" +
+	"\x06Report\x12#.ingot.v1.AgentServiceReportRequest\x1a$.ingot.v1.AgentServiceReportResponse\"\t\xe0\xf3\x18\x02\xf2\xf3\x18\x01\x01\x12[\n" +
+	"\x05Wiped\x12\".ingot.v1.AgentServiceWipedRequest\x1a#.ingot.v1.AgentServiceWipedResponse\"\t\xe0\xf3\x18\x02\xf2\xf3\x18\x01\x01\x12Z\n" +
 	"\x04Wait\x12!.ingot.v1.AgentServiceWaitRequest\x1a\".ingot.v1.AgentServiceWaitResponse\"\t\xe0\xf3\x18\x02\xf2\xf3\x18\x01\x010\x01\x12g\n" +
 	"\tInstalled\x12&.ingot.v1.AgentServiceInstalledRequest\x1a'.ingot.v1.AgentServiceInstalledResponse\"\t\xe0\xf3\x18\x02\xf2\xf3\x18\x01\x01\x12a\n" +
 	"\aRefresh\x12$.ingot.v1.AgentServiceRefreshRequest\x1a%.ingot.v1.AgentServiceRefreshResponse\"\t\xe0\xf3\x18\x02\xf2\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
@@ -1318,19 +1245,19 @@ func file_ingot_v1_agent_proto_rawDescGZIP() []byte {
 	return file_ingot_v1_agent_proto_rawDescData
 }
 
-var file_ingot_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ingot_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_ingot_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ingot_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_ingot_v1_agent_proto_goTypes = []any{
-	(DiskType)(0),                         // 0: ingot.v1.DiskType
-	(AgentStep)(0),                        // 1: ingot.v1.AgentStep
-	(StepState)(0),                        // 2: ingot.v1.StepState
-	(*Inventory)(nil),                     // 3: ingot.v1.Inventory
-	(*Disk)(nil),                          // 4: ingot.v1.Disk
-	(*Firmware)(nil),                      // 5: ingot.v1.Firmware
-	(*AgentServiceRegisterRequest)(nil),   // 6: ingot.v1.AgentServiceRegisterRequest
-	(*AgentServiceRegisterResponse)(nil),  // 7: ingot.v1.AgentServiceRegisterResponse
-	(*AgentServiceReportRequest)(nil),     // 8: ingot.v1.AgentServiceReportRequest
-	(*AgentServiceReportResponse)(nil),    // 9: ingot.v1.AgentServiceReportResponse
+	(AgentStep)(0),                        // 0: ingot.v1.AgentStep
+	(StepState)(0),                        // 1: ingot.v1.StepState
+	(*Inventory)(nil),                     // 2: ingot.v1.Inventory
+	(*Firmware)(nil),                      // 3: ingot.v1.Firmware
+	(*AgentServiceRegisterRequest)(nil),   // 4: ingot.v1.AgentServiceRegisterRequest
+	(*AgentServiceRegisterResponse)(nil),  // 5: ingot.v1.AgentServiceRegisterResponse
+	(*AgentServiceReportRequest)(nil),     // 6: ingot.v1.AgentServiceReportRequest
+	(*AgentServiceReportResponse)(nil),    // 7: ingot.v1.AgentServiceReportResponse
+	(*AgentServiceWipedRequest)(nil),      // 8: ingot.v1.AgentServiceWipedRequest
+	(*AgentServiceWipedResponse)(nil),     // 9: ingot.v1.AgentServiceWipedResponse
 	(*AgentServiceWaitRequest)(nil),       // 10: ingot.v1.AgentServiceWaitRequest
 	(*AgentServiceWaitResponse)(nil),      // 11: ingot.v1.AgentServiceWaitResponse
 	(*Installation)(nil),                  // 12: ingot.v1.Installation
@@ -1341,41 +1268,45 @@ var file_ingot_v1_agent_proto_goTypes = []any{
 	(*v2.MachineHardware)(nil),            // 17: metalstack.api.v2.MachineHardware
 	(*v2.MachineBios)(nil),                // 18: metalstack.api.v2.MachineBios
 	(*v2.MachineFRU)(nil),                 // 19: metalstack.api.v2.MachineFRU
-	(*durationpb.Duration)(nil),           // 20: google.protobuf.Duration
-	(*Generation)(nil),                    // 21: ingot.v1.Generation
-	(*v2.MachineAllocation)(nil),          // 22: metalstack.api.v2.MachineAllocation
-	(*ImageSource)(nil),                   // 23: ingot.v1.ImageSource
-	(*timestamppb.Timestamp)(nil),         // 24: google.protobuf.Timestamp
+	(*Disk)(nil),                          // 20: ingot.v1.Disk
+	(*durationpb.Duration)(nil),           // 21: google.protobuf.Duration
+	(*Wipe)(nil),                          // 22: ingot.v1.Wipe
+	(*Generation)(nil),                    // 23: ingot.v1.Generation
+	(*v2.MachineAllocation)(nil),          // 24: metalstack.api.v2.MachineAllocation
+	(*ImageSource)(nil),                   // 25: ingot.v1.ImageSource
+	(*timestamppb.Timestamp)(nil),         // 26: google.protobuf.Timestamp
 }
 var file_ingot_v1_agent_proto_depIdxs = []int32{
 	17, // 0: ingot.v1.Inventory.hardware:type_name -> metalstack.api.v2.MachineHardware
 	18, // 1: ingot.v1.Inventory.bios:type_name -> metalstack.api.v2.MachineBios
 	19, // 2: ingot.v1.Inventory.fru:type_name -> metalstack.api.v2.MachineFRU
-	4,  // 3: ingot.v1.Inventory.disks:type_name -> ingot.v1.Disk
-	5,  // 4: ingot.v1.Inventory.firmware:type_name -> ingot.v1.Firmware
-	0,  // 5: ingot.v1.Disk.type:type_name -> ingot.v1.DiskType
-	3,  // 6: ingot.v1.AgentServiceRegisterRequest.inventory:type_name -> ingot.v1.Inventory
-	1,  // 7: ingot.v1.AgentServiceReportRequest.step:type_name -> ingot.v1.AgentStep
-	2,  // 8: ingot.v1.AgentServiceReportRequest.state:type_name -> ingot.v1.StepState
-	20, // 9: ingot.v1.AgentServiceReportRequest.time_left:type_name -> google.protobuf.Duration
-	20, // 10: ingot.v1.AgentServiceReportRequest.took:type_name -> google.protobuf.Duration
+	20, // 3: ingot.v1.Inventory.disks:type_name -> ingot.v1.Disk
+	3,  // 4: ingot.v1.Inventory.firmware:type_name -> ingot.v1.Firmware
+	2,  // 5: ingot.v1.AgentServiceRegisterRequest.inventory:type_name -> ingot.v1.Inventory
+	0,  // 6: ingot.v1.AgentServiceReportRequest.step:type_name -> ingot.v1.AgentStep
+	1,  // 7: ingot.v1.AgentServiceReportRequest.state:type_name -> ingot.v1.StepState
+	21, // 8: ingot.v1.AgentServiceReportRequest.time_left:type_name -> google.protobuf.Duration
+	21, // 9: ingot.v1.AgentServiceReportRequest.took:type_name -> google.protobuf.Duration
+	22, // 10: ingot.v1.AgentServiceWipedRequest.wipe:type_name -> ingot.v1.Wipe
 	12, // 11: ingot.v1.AgentServiceWaitResponse.installation:type_name -> ingot.v1.Installation
-	21, // 12: ingot.v1.Installation.generation:type_name -> ingot.v1.Generation
-	22, // 13: ingot.v1.Installation.allocation:type_name -> metalstack.api.v2.MachineAllocation
-	23, // 14: ingot.v1.Installation.source:type_name -> ingot.v1.ImageSource
-	24, // 15: ingot.v1.AgentServiceRefreshResponse.expires:type_name -> google.protobuf.Timestamp
-	6,  // 16: ingot.v1.AgentService.Register:input_type -> ingot.v1.AgentServiceRegisterRequest
-	8,  // 17: ingot.v1.AgentService.Report:input_type -> ingot.v1.AgentServiceReportRequest
-	10, // 18: ingot.v1.AgentService.Wait:input_type -> ingot.v1.AgentServiceWaitRequest
-	13, // 19: ingot.v1.AgentService.Installed:input_type -> ingot.v1.AgentServiceInstalledRequest
-	15, // 20: ingot.v1.AgentService.Refresh:input_type -> ingot.v1.AgentServiceRefreshRequest
-	7,  // 21: ingot.v1.AgentService.Register:output_type -> ingot.v1.AgentServiceRegisterResponse
-	9,  // 22: ingot.v1.AgentService.Report:output_type -> ingot.v1.AgentServiceReportResponse
-	11, // 23: ingot.v1.AgentService.Wait:output_type -> ingot.v1.AgentServiceWaitResponse
-	14, // 24: ingot.v1.AgentService.Installed:output_type -> ingot.v1.AgentServiceInstalledResponse
-	16, // 25: ingot.v1.AgentService.Refresh:output_type -> ingot.v1.AgentServiceRefreshResponse
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
+	23, // 12: ingot.v1.Installation.generation:type_name -> ingot.v1.Generation
+	24, // 13: ingot.v1.Installation.allocation:type_name -> metalstack.api.v2.MachineAllocation
+	25, // 14: ingot.v1.Installation.source:type_name -> ingot.v1.ImageSource
+	26, // 15: ingot.v1.AgentServiceRefreshResponse.expires:type_name -> google.protobuf.Timestamp
+	4,  // 16: ingot.v1.AgentService.Register:input_type -> ingot.v1.AgentServiceRegisterRequest
+	6,  // 17: ingot.v1.AgentService.Report:input_type -> ingot.v1.AgentServiceReportRequest
+	8,  // 18: ingot.v1.AgentService.Wiped:input_type -> ingot.v1.AgentServiceWipedRequest
+	10, // 19: ingot.v1.AgentService.Wait:input_type -> ingot.v1.AgentServiceWaitRequest
+	13, // 20: ingot.v1.AgentService.Installed:input_type -> ingot.v1.AgentServiceInstalledRequest
+	15, // 21: ingot.v1.AgentService.Refresh:input_type -> ingot.v1.AgentServiceRefreshRequest
+	5,  // 22: ingot.v1.AgentService.Register:output_type -> ingot.v1.AgentServiceRegisterResponse
+	7,  // 23: ingot.v1.AgentService.Report:output_type -> ingot.v1.AgentServiceReportResponse
+	9,  // 24: ingot.v1.AgentService.Wiped:output_type -> ingot.v1.AgentServiceWipedResponse
+	11, // 25: ingot.v1.AgentService.Wait:output_type -> ingot.v1.AgentServiceWaitResponse
+	14, // 26: ingot.v1.AgentService.Installed:output_type -> ingot.v1.AgentServiceInstalledResponse
+	16, // 27: ingot.v1.AgentService.Refresh:output_type -> ingot.v1.AgentServiceRefreshResponse
+	22, // [22:28] is the sub-list for method output_type
+	16, // [16:22] is the sub-list for method input_type
 	16, // [16:16] is the sub-list for extension type_name
 	16, // [16:16] is the sub-list for extension extendee
 	0,  // [0:16] is the sub-list for field type_name
@@ -1388,13 +1319,14 @@ func file_ingot_v1_agent_proto_init() {
 	}
 	file_ingot_v1_common_proto_init()
 	file_ingot_v1_image_proto_init()
+	file_ingot_v1_wipe_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_agent_proto_rawDesc), len(file_ingot_v1_agent_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   14,
+			NumEnums:      2,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,15 +31,22 @@ type BMC struct {
 	Id        string   `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Meta      *v2.Meta `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
 	Partition string   `protobuf:"bytes,3,opt,name=partition,proto3" json:"partition,omitempty"`
-	// host:port of the Redfish service, without a scheme.
+	// host:port of the Redfish service, without a scheme. It follows the lease
+	// of the BMC, if the site reads one; until then it may be absent for a BMC
+	// with a mac.
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
 	User    string `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
 	// Written only; never returned.
 	Password string `protobuf:"bytes,6,opt,name=password,proto3" json:"password,omitempty"`
 	// PEM of the certificate authority of the BMC's TLS certificate, or of that
-	// certificate itself; without it the site's system roots decide.
-	Ca            string     `protobuf:"bytes,7,opt,name=ca,proto3" json:"ca,omitempty"`
-	Status        *BMCStatus `protobuf:"bytes,8,opt,name=status,proto3" json:"status,omitempty"`
+	// certificate itself; without it the site's system roots decide. A BMC that
+	// was found by its lease has the one it presented then: compare
+	// status.fingerprint before you give credentials.
+	Ca     string     `protobuf:"bytes,7,opt,name=ca,proto3" json:"ca,omitempty"`
+	Status *BMCStatus `protobuf:"bytes,8,opt,name=status,proto3" json:"status,omitempty"`
+	// The address of the BMC's own network card, in lower case; empty if it is
+	// not known. Scans and leases fill it in.
+	Mac           string `protobuf:"bytes,9,opt,name=mac,proto3" json:"mac,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,13 +137,21 @@ func (x *BMC) GetStatus() *BMCStatus {
 	return nil
 }
 
+func (x *BMC) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
 // BMCStatus is what the partition's management server found at the BMC.
 type BMCStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The machine behind the BMC, once it answered.
 	Machine  string                 `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
 	LastSeen *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
-	// Object, fact and next step; empty when the last scan succeeded.
+	// Object, fact and next step; empty when the last scan succeeded. A BMC that
+	// lacks credentials or an address is not scanned, and says so here.
 	LastError       string                 `protobuf:"bytes,3,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	LastErrorTime   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_error_time,json=lastErrorTime,proto3" json:"last_error_time,omitempty"`
 	Vendor          string                 `protobuf:"bytes,5,opt,name=vendor,proto3" json:"vendor,omitempty"`
@@ -144,9 +159,16 @@ type BMCStatus struct {
 	FirmwareVersion string                 `protobuf:"bytes,7,opt,name=firmware_version,json=firmwareVersion,proto3" json:"firmware_version,omitempty"`
 	PowerState      string                 `protobuf:"bytes,8,opt,name=power_state,json=powerState,proto3" json:"power_state,omitempty"`
 	Medium          *BootMediumStatus      `protobuf:"bytes,9,opt,name=medium,proto3" json:"medium,omitempty"`
+	// All network cards that the BMC says are its own, in lower case.
+	Macs []string `protobuf:"bytes,10,rep,name=macs,proto3" json:"macs,omitempty"`
+	// The SHA-256 fingerprint of the certificate in ca, as 'openssl x509
+	// -fingerprint -sha256' prints it; empty without one.
+	Fingerprint string `protobuf:"bytes,11,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// The name that the BMC gave the DHCP server; empty if none.
+	Hostname string `protobuf:"bytes,12,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	// Power supplies, fans and thermometers that the BMC says are not well, each
 	// with its health: "power supply PS2 Status: Critical".
-	Broken        []string `protobuf:"bytes,10,rep,name=broken,proto3" json:"broken,omitempty"`
+	Broken        []string `protobuf:"bytes,13,rep,name=broken,proto3" json:"broken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -242,6 +264,27 @@ func (x *BMCStatus) GetMedium() *BootMediumStatus {
 		return x.Medium
 	}
 	return nil
+}
+
+func (x *BMCStatus) GetMacs() []string {
+	if x != nil {
+		return x.Macs
+	}
+	return nil
+}
+
+func (x *BMCStatus) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
 }
 
 func (x *BMCStatus) GetBroken() []string {
@@ -613,6 +656,7 @@ type BMCServiceUpdateRequest struct {
 	Password      *string                `protobuf:"bytes,6,opt,name=password,proto3,oneof" json:"password,omitempty"`
 	Ca            *string                `protobuf:"bytes,7,opt,name=ca,proto3,oneof" json:"ca,omitempty"`
 	Labels        *v2.UpdateLabels       `protobuf:"bytes,8,opt,name=labels,proto3,oneof" json:"labels,omitempty"`
+	Mac           *string                `protobuf:"bytes,9,opt,name=mac,proto3,oneof" json:"mac,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -701,6 +745,13 @@ func (x *BMCServiceUpdateRequest) GetLabels() *v2.UpdateLabels {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *BMCServiceUpdateRequest) GetMac() string {
+	if x != nil && x.Mac != nil {
+		return *x.Mac
+	}
+	return ""
 }
 
 type BMCServiceUpdateResponse struct {
@@ -847,17 +898,18 @@ var File_ingot_v1_bmc_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\n" +
-	"\x12ingot/v1/bmc.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\xac\x02\n" +
+	"\x12ingot/v1/bmc.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\xd1\x02\n" +
 	"\x03BMC\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\x12+\n" +
 	"\x04meta\x18\x02 \x01(\v2\x17.metalstack.api.v2.MetaR\x04meta\x12)\n" +
-	"\tpartition\x18\x03 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\"\n" +
-	"\aaddress\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x80\x02\x01R\aaddress\x12\x1e\n" +
+	"\tpartition\x18\x03 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12%\n" +
+	"\aaddress\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\x80\x02\x01R\aaddress\x12\x1e\n" +
 	"\x04user\x18\x05 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x04user\x12$\n" +
 	"\bpassword\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\bpassword\x12\x19\n" +
 	"\x02ca\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01R\x02ca\x12+\n" +
-	"\x06status\x18\b \x01(\v2\x13.ingot.v1.BMCStatusR\x06status\"\x91\x03\n" +
+	"\x06status\x18\b \x01(\v2\x13.ingot.v1.BMCStatusR\x06status\x12 \n" +
+	"\x03mac\x18\t \x01(\tB\x0e\xbaH\v\xd8\x01\x01r\x06\xb8\xb3\xae\xb1\x02\x01R\x03mac\"\xe3\x03\n" +
 	"\tBMCStatus\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x127\n" +
 	"\tlast_seen\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x1d\n" +
@@ -869,9 +921,12 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\x10firmware_version\x18\a \x01(\tR\x0ffirmwareVersion\x12\x1f\n" +
 	"\vpower_state\x18\b \x01(\tR\n" +
 	"powerState\x122\n" +
-	"\x06medium\x18\t \x01(\v2\x1a.ingot.v1.BootMediumStatusR\x06medium\x12 \n" +
-	"\x06broken\x18\n" +
-	" \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\x06broken\"\xca\x01\n" +
+	"\x06medium\x18\t \x01(\v2\x1a.ingot.v1.BootMediumStatusR\x06medium\x12\x12\n" +
+	"\x04macs\x18\n" +
+	" \x03(\tR\x04macs\x12 \n" +
+	"\vfingerprint\x18\v \x01(\tR\vfingerprint\x12\x1a\n" +
+	"\bhostname\x18\f \x01(\tR\bhostname\x12 \n" +
+	"\x06broken\x18\r \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\x06broken\"\xca\x01\n" +
 	"\x10BootMediumStatus\x12\x1a\n" +
 	"\binserted\x18\x01 \x01(\bR\binserted\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12'\n" +
@@ -892,7 +947,7 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\n" +
 	"_partition\";\n" +
 	"\x16BMCServiceListResponse\x12!\n" +
-	"\x04bmcs\x18\x01 \x03(\v2\r.ingot.v1.BMCR\x04bmcs\"\xb4\x03\n" +
+	"\x04bmcs\x18\x01 \x03(\v2\r.ingot.v1.BMCR\x04bmcs\"\xe0\x03\n" +
 	"\x17BMCServiceUpdateRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1b\n" +
 	"\x02id\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\x12F\n" +
@@ -903,13 +958,15 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01H\x01R\x04user\x88\x01\x01\x12)\n" +
 	"\bpassword\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x02R\bpassword\x88\x01\x01\x12\x1e\n" +
 	"\x02ca\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01H\x03R\x02ca\x88\x01\x01\x12<\n" +
-	"\x06labels\x18\b \x01(\v2\x1f.metalstack.api.v2.UpdateLabelsH\x04R\x06labels\x88\x01\x01B\n" +
+	"\x06labels\x18\b \x01(\v2\x1f.metalstack.api.v2.UpdateLabelsH\x04R\x06labels\x88\x01\x01\x12\"\n" +
+	"\x03mac\x18\t \x01(\tB\v\xbaH\br\x06\xb8\xb3\xae\xb1\x02\x01H\x05R\x03mac\x88\x01\x01B\n" +
 	"\n" +
 	"\b_addressB\a\n" +
 	"\x05_userB\v\n" +
 	"\t_passwordB\x05\n" +
 	"\x03_caB\t\n" +
-	"\a_labels\";\n" +
+	"\a_labelsB\x06\n" +
+	"\x04_mac\";\n" +
 	"\x18BMCServiceUpdateResponse\x12\x1f\n" +
 	"\x03bmc\x18\x01 \x01(\v2\r.ingot.v1.BMCR\x03bmc\"a\n" +
 	"\x17BMCServiceDeleteRequest\x12)\n" +

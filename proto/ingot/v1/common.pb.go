@@ -7,6 +7,7 @@
 package ingotv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -114,6 +115,61 @@ func (MachinePhase) EnumDescriptor() ([]byte, []int) {
 	return file_ingot_v1_common_proto_rawDescGZIP(), []int{0}
 }
 
+type DiskType int32
+
+const (
+	DiskType_DISK_TYPE_UNSPECIFIED DiskType = 0
+	DiskType_DISK_TYPE_NVME        DiskType = 1
+	DiskType_DISK_TYPE_SSD         DiskType = 2
+	DiskType_DISK_TYPE_HDD         DiskType = 3
+	DiskType_DISK_TYPE_VIRTUAL     DiskType = 4
+)
+
+// Enum value maps for DiskType.
+var (
+	DiskType_name = map[int32]string{
+		0: "DISK_TYPE_UNSPECIFIED",
+		1: "DISK_TYPE_NVME",
+		2: "DISK_TYPE_SSD",
+		3: "DISK_TYPE_HDD",
+		4: "DISK_TYPE_VIRTUAL",
+	}
+	DiskType_value = map[string]int32{
+		"DISK_TYPE_UNSPECIFIED": 0,
+		"DISK_TYPE_NVME":        1,
+		"DISK_TYPE_SSD":         2,
+		"DISK_TYPE_HDD":         3,
+		"DISK_TYPE_VIRTUAL":     4,
+	}
+)
+
+func (x DiskType) Enum() *DiskType {
+	p := new(DiskType)
+	*p = x
+	return p
+}
+
+func (x DiskType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DiskType) Descriptor() protoreflect.EnumDescriptor {
+	return file_ingot_v1_common_proto_enumTypes[1].Descriptor()
+}
+
+func (DiskType) Type() protoreflect.EnumType {
+	return &file_ingot_v1_common_proto_enumTypes[1]
+}
+
+func (x DiskType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DiskType.Descriptor instead.
+func (DiskType) EnumDescriptor() ([]byte, []int) {
+	return file_ingot_v1_common_proto_rawDescGZIP(), []int{1}
+}
+
 // A Generation orders the wanted states that an agent is told. A restore from
 // a backup raises the epoch, so that what was told after the backup was taken
 // can never win. Agents refuse a generation that is not newer than theirs.
@@ -169,15 +225,120 @@ func (x *Generation) GetN() uint64 {
 	return 0
 }
 
+// Disk is one block device that can hold an operating system or data.
+type Disk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kernel name without directory: "nvme0n1". It may change between boots.
+	Name   string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Serial string `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	Wwn    string `protobuf:"bytes,3,opt,name=wwn,proto3" json:"wwn,omitempty"`
+	// Capacity in bytes.
+	Size  uint64   `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	Type  DiskType `protobuf:"varint,5,opt,name=type,proto3,enum=ingot.v1.DiskType" json:"type,omitempty"`
+	Model string   `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
+	// Logical sector size in bytes.
+	SectorSize    uint32 `protobuf:"varint,7,opt,name=sector_size,json=sectorSize,proto3" json:"sector_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_ingot_v1_common_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_common_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_common_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Disk) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Disk) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Disk) GetWwn() string {
+	if x != nil {
+		return x.Wwn
+	}
+	return ""
+}
+
+func (x *Disk) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Disk) GetType() DiskType {
+	if x != nil {
+		return x.Type
+	}
+	return DiskType_DISK_TYPE_UNSPECIFIED
+}
+
+func (x *Disk) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Disk) GetSectorSize() uint32 {
+	if x != nil {
+		return x.SectorSize
+	}
+	return 0
+}
+
 var File_ingot_v1_common_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_common_proto_rawDesc = "" +
 	"\n" +
-	"\x15ingot/v1/common.proto\x12\bingot.v1\"0\n" +
+	"\x15ingot/v1/common.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\"0\n" +
 	"\n" +
 	"Generation\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\f\n" +
-	"\x01n\x18\x02 \x01(\x04R\x01n*\x92\x03\n" +
+	"\x01n\x18\x02 \x01(\x04R\x01n\"\xea\x01\n" +
+	"\x04Disk\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x04name\x12 \n" +
+	"\x06serial\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06serial\x12\x1a\n" +
+	"\x03wwn\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x03wwn\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x120\n" +
+	"\x04type\x18\x05 \x01(\x0e2\x12.ingot.v1.DiskTypeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x12\x1e\n" +
+	"\x05model\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05model\x12\x1f\n" +
+	"\vsector_size\x18\a \x01(\rR\n" +
+	"sectorSize*\x92\x03\n" +
 	"\fMachinePhase\x12\x1d\n" +
 	"\x19MACHINE_PHASE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18MACHINE_PHASE_DISCOVERED\x10\x01\x12\x1d\n" +
@@ -192,7 +353,13 @@ const file_ingot_v1_common_proto_rawDesc = "" +
 	"\x19MACHINE_PHASE_PHONED_HOME\x10\n" +
 	"\x12\x1c\n" +
 	"\x18MACHINE_PHASE_RECLAIMING\x10\v\x12\x19\n" +
-	"\x15MACHINE_PHASE_CRASHED\x10\fB5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
+	"\x15MACHINE_PHASE_CRASHED\x10\f*v\n" +
+	"\bDiskType\x12\x19\n" +
+	"\x15DISK_TYPE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eDISK_TYPE_NVME\x10\x01\x12\x11\n" +
+	"\rDISK_TYPE_SSD\x10\x02\x12\x11\n" +
+	"\rDISK_TYPE_HDD\x10\x03\x12\x15\n" +
+	"\x11DISK_TYPE_VIRTUAL\x10\x04B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
 	file_ingot_v1_common_proto_rawDescOnce sync.Once
@@ -206,18 +373,21 @@ func file_ingot_v1_common_proto_rawDescGZIP() []byte {
 	return file_ingot_v1_common_proto_rawDescData
 }
 
-var file_ingot_v1_common_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_ingot_v1_common_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ingot_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_ingot_v1_common_proto_goTypes = []any{
 	(MachinePhase)(0),  // 0: ingot.v1.MachinePhase
-	(*Generation)(nil), // 1: ingot.v1.Generation
+	(DiskType)(0),      // 1: ingot.v1.DiskType
+	(*Generation)(nil), // 2: ingot.v1.Generation
+	(*Disk)(nil),       // 3: ingot.v1.Disk
 }
 var file_ingot_v1_common_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: ingot.v1.Disk.type:type_name -> ingot.v1.DiskType
+	1, // [1:1] is the sub-list for method output_type
+	1, // [1:1] is the sub-list for method input_type
+	1, // [1:1] is the sub-list for extension type_name
+	1, // [1:1] is the sub-list for extension extendee
+	0, // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_common_proto_init() }
@@ -230,8 +400,8 @@ func file_ingot_v1_common_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_common_proto_rawDesc), len(file_ingot_v1_common_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   1,
+			NumEnums:      2,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -214,7 +214,10 @@ type SiteWanted struct {
 	Images      []*ImageWanted `protobuf:"bytes,7,rep,name=images,proto3" json:"images,omitempty"`
 	// PEM of the authority that metal-boot's certificates come from; it goes
 	// into the boot medium.
-	Ca            string `protobuf:"bytes,8,opt,name=ca,proto3" json:"ca,omitempty"`
+	Ca string `protobuf:"bytes,8,opt,name=ca,proto3" json:"ca,omitempty"`
+	// All BMCs that are known by a network card, with credentials or without: a
+	// lease of one of them is no discovery.
+	Known         []*BMCKnown `protobuf:"bytes,9,rep,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -305,6 +308,76 @@ func (x *SiteWanted) GetCa() string {
 	return ""
 }
 
+func (x *SiteWanted) GetKnown() []*BMCKnown {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+// BMCKnown says where a BMC is known to be.
+type BMCKnown struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The card whose lease the address follows; empty if none is known.
+	Mac     string `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Its other cards. Their leases mean nothing.
+	Others        []string `protobuf:"bytes,3,rep,name=others,proto3" json:"others,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BMCKnown) Reset() {
+	*x = BMCKnown{}
+	mi := &file_ingot_v1_site_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BMCKnown) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BMCKnown) ProtoMessage() {}
+
+func (x *BMCKnown) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_site_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BMCKnown.ProtoReflect.Descriptor instead.
+func (*BMCKnown) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *BMCKnown) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *BMCKnown) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *BMCKnown) GetOthers() []string {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
 // BMCWanted is one BMC and what shall hold for it.
 type BMCWanted struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -332,7 +405,7 @@ type BMCWanted struct {
 
 func (x *BMCWanted) Reset() {
 	*x = BMCWanted{}
-	mi := &file_ingot_v1_site_proto_msgTypes[3]
+	mi := &file_ingot_v1_site_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +417,7 @@ func (x *BMCWanted) String() string {
 func (*BMCWanted) ProtoMessage() {}
 
 func (x *BMCWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[3]
+	mi := &file_ingot_v1_site_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +430,7 @@ func (x *BMCWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BMCWanted.ProtoReflect.Descriptor instead.
 func (*BMCWanted) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{3}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BMCWanted) GetId() string {
@@ -452,7 +525,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_ingot_v1_site_proto_msgTypes[4]
+	mi := &file_ingot_v1_site_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +537,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[4]
+	mi := &file_ingot_v1_site_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +550,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Operation) GetId() string {
@@ -554,7 +627,7 @@ type ImageWanted struct {
 
 func (x *ImageWanted) Reset() {
 	*x = ImageWanted{}
-	mi := &file_ingot_v1_site_proto_msgTypes[5]
+	mi := &file_ingot_v1_site_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +639,7 @@ func (x *ImageWanted) String() string {
 func (*ImageWanted) ProtoMessage() {}
 
 func (x *ImageWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[5]
+	mi := &file_ingot_v1_site_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +652,7 @@ func (x *ImageWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageWanted.ProtoReflect.Descriptor instead.
 func (*ImageWanted) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ImageWanted) GetImage() string {
@@ -613,7 +686,7 @@ type SiteServiceReportRequest struct {
 
 func (x *SiteServiceReportRequest) Reset() {
 	*x = SiteServiceReportRequest{}
-	mi := &file_ingot_v1_site_proto_msgTypes[6]
+	mi := &file_ingot_v1_site_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +698,7 @@ func (x *SiteServiceReportRequest) String() string {
 func (*SiteServiceReportRequest) ProtoMessage() {}
 
 func (x *SiteServiceReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[6]
+	mi := &file_ingot_v1_site_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +711,7 @@ func (x *SiteServiceReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceReportRequest.ProtoReflect.Descriptor instead.
 func (*SiteServiceReportRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{6}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SiteServiceReportRequest) GetPartition() string {
@@ -672,7 +745,7 @@ type BMCReport struct {
 
 func (x *BMCReport) Reset() {
 	*x = BMCReport{}
-	mi := &file_ingot_v1_site_proto_msgTypes[7]
+	mi := &file_ingot_v1_site_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +757,7 @@ func (x *BMCReport) String() string {
 func (*BMCReport) ProtoMessage() {}
 
 func (x *BMCReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[7]
+	mi := &file_ingot_v1_site_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +770,7 @@ func (x *BMCReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BMCReport.ProtoReflect.Descriptor instead.
 func (*BMCReport) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{7}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BMCReport) GetId() string {
@@ -736,7 +809,7 @@ type SiteServiceReportResponse struct {
 
 func (x *SiteServiceReportResponse) Reset() {
 	*x = SiteServiceReportResponse{}
-	mi := &file_ingot_v1_site_proto_msgTypes[8]
+	mi := &file_ingot_v1_site_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +821,7 @@ func (x *SiteServiceReportResponse) String() string {
 func (*SiteServiceReportResponse) ProtoMessage() {}
 
 func (x *SiteServiceReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[8]
+	mi := &file_ingot_v1_site_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +834,184 @@ func (x *SiteServiceReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceReportResponse.ProtoReflect.Descriptor instead.
 func (*SiteServiceReportResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{8}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{9}
+}
+
+type SiteServiceDiscoveredRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Bmcs          []*BMCDiscovered       `protobuf:"bytes,2,rep,name=bmcs,proto3" json:"bmcs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteServiceDiscoveredRequest) Reset() {
+	*x = SiteServiceDiscoveredRequest{}
+	mi := &file_ingot_v1_site_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteServiceDiscoveredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteServiceDiscoveredRequest) ProtoMessage() {}
+
+func (x *SiteServiceDiscoveredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_site_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteServiceDiscoveredRequest.ProtoReflect.Descriptor instead.
+func (*SiteServiceDiscoveredRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SiteServiceDiscoveredRequest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *SiteServiceDiscoveredRequest) GetBmcs() []*BMCDiscovered {
+	if x != nil {
+		return x.Bmcs
+	}
+	return nil
+}
+
+// BMCDiscovered is a Redfish service that answered at the address of a lease.
+// What it says of itself is not authenticated.
+type BMCDiscovered struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Mac     string                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
+	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Vendor  string                 `protobuf:"bytes,3,opt,name=vendor,proto3" json:"vendor,omitempty"`
+	Product string                 `protobuf:"bytes,4,opt,name=product,proto3" json:"product,omitempty"`
+	// PEM of the certificate it presented; empty if the site's system roots
+	// vouch for it.
+	Certificate string `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// The name in the lease; empty if none.
+	Hostname      string `protobuf:"bytes,6,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BMCDiscovered) Reset() {
+	*x = BMCDiscovered{}
+	mi := &file_ingot_v1_site_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BMCDiscovered) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BMCDiscovered) ProtoMessage() {}
+
+func (x *BMCDiscovered) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_site_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BMCDiscovered.ProtoReflect.Descriptor instead.
+func (*BMCDiscovered) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BMCDiscovered) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *BMCDiscovered) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *BMCDiscovered) GetVendor() string {
+	if x != nil {
+		return x.Vendor
+	}
+	return ""
+}
+
+func (x *BMCDiscovered) GetProduct() string {
+	if x != nil {
+		return x.Product
+	}
+	return ""
+}
+
+func (x *BMCDiscovered) GetCertificate() string {
+	if x != nil {
+		return x.Certificate
+	}
+	return ""
+}
+
+func (x *BMCDiscovered) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+type SiteServiceDiscoveredResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteServiceDiscoveredResponse) Reset() {
+	*x = SiteServiceDiscoveredResponse{}
+	mi := &file_ingot_v1_site_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteServiceDiscoveredResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteServiceDiscoveredResponse) ProtoMessage() {}
+
+func (x *SiteServiceDiscoveredResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_site_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteServiceDiscoveredResponse.ProtoReflect.Descriptor instead.
+func (*SiteServiceDiscoveredResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{12}
 }
 
 type SiteServiceDoneRequest struct {
@@ -776,7 +1026,7 @@ type SiteServiceDoneRequest struct {
 
 func (x *SiteServiceDoneRequest) Reset() {
 	*x = SiteServiceDoneRequest{}
-	mi := &file_ingot_v1_site_proto_msgTypes[9]
+	mi := &file_ingot_v1_site_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +1038,7 @@ func (x *SiteServiceDoneRequest) String() string {
 func (*SiteServiceDoneRequest) ProtoMessage() {}
 
 func (x *SiteServiceDoneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[9]
+	mi := &file_ingot_v1_site_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +1051,7 @@ func (x *SiteServiceDoneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceDoneRequest.ProtoReflect.Descriptor instead.
 func (*SiteServiceDoneRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{9}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SiteServiceDoneRequest) GetPartition() string {
@@ -840,7 +1090,7 @@ type SiteServiceDoneResponse struct {
 
 func (x *SiteServiceDoneResponse) Reset() {
 	*x = SiteServiceDoneResponse{}
-	mi := &file_ingot_v1_site_proto_msgTypes[10]
+	mi := &file_ingot_v1_site_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1102,7 @@ func (x *SiteServiceDoneResponse) String() string {
 func (*SiteServiceDoneResponse) ProtoMessage() {}
 
 func (x *SiteServiceDoneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[10]
+	mi := &file_ingot_v1_site_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1115,7 @@ func (x *SiteServiceDoneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceDoneResponse.ProtoReflect.Descriptor instead.
 func (*SiteServiceDoneResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{10}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{14}
 }
 
 type SiteServiceCachedRequest struct {
@@ -879,7 +1129,7 @@ type SiteServiceCachedRequest struct {
 
 func (x *SiteServiceCachedRequest) Reset() {
 	*x = SiteServiceCachedRequest{}
-	mi := &file_ingot_v1_site_proto_msgTypes[11]
+	mi := &file_ingot_v1_site_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1141,7 @@ func (x *SiteServiceCachedRequest) String() string {
 func (*SiteServiceCachedRequest) ProtoMessage() {}
 
 func (x *SiteServiceCachedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[11]
+	mi := &file_ingot_v1_site_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1154,7 @@ func (x *SiteServiceCachedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceCachedRequest.ProtoReflect.Descriptor instead.
 func (*SiteServiceCachedRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{11}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SiteServiceCachedRequest) GetPartition() string {
@@ -941,7 +1191,7 @@ type ImageCached struct {
 
 func (x *ImageCached) Reset() {
 	*x = ImageCached{}
-	mi := &file_ingot_v1_site_proto_msgTypes[12]
+	mi := &file_ingot_v1_site_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1203,7 @@ func (x *ImageCached) String() string {
 func (*ImageCached) ProtoMessage() {}
 
 func (x *ImageCached) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[12]
+	mi := &file_ingot_v1_site_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1216,7 @@ func (x *ImageCached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCached.ProtoReflect.Descriptor instead.
 func (*ImageCached) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{12}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ImageCached) GetImage() string {
@@ -998,7 +1248,7 @@ type SiteServiceCachedResponse struct {
 
 func (x *SiteServiceCachedResponse) Reset() {
 	*x = SiteServiceCachedResponse{}
-	mi := &file_ingot_v1_site_proto_msgTypes[13]
+	mi := &file_ingot_v1_site_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1260,7 @@ func (x *SiteServiceCachedResponse) String() string {
 func (*SiteServiceCachedResponse) ProtoMessage() {}
 
 func (x *SiteServiceCachedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[13]
+	mi := &file_ingot_v1_site_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1273,7 @@ func (x *SiteServiceCachedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceCachedResponse.ProtoReflect.Descriptor instead.
 func (*SiteServiceCachedResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{13}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{17}
 }
 
 var File_ingot_v1_site_proto protoreflect.FileDescriptor
@@ -1035,7 +1285,7 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12(\n" +
 	"\x04have\x18\x02 \x01(\v2\x14.ingot.v1.GenerationR\x04have\"I\n" +
 	"\x19SiteServiceWantedResponse\x12,\n" +
-	"\x06wanted\x18\x01 \x01(\v2\x14.ingot.v1.SiteWantedR\x06wanted\"\xb5\x02\n" +
+	"\x06wanted\x18\x01 \x01(\v2\x14.ingot.v1.SiteWantedR\x06wanted\"\xdf\x02\n" +
 	"\n" +
 	"SiteWanted\x124\n" +
 	"\n" +
@@ -1049,7 +1299,12 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\fcommand_line\x18\x05 \x01(\tR\vcommandLine\x12'\n" +
 	"\x04bmcs\x18\x06 \x03(\v2\x13.ingot.v1.BMCWantedR\x04bmcs\x12-\n" +
 	"\x06images\x18\a \x03(\v2\x15.ingot.v1.ImageWantedR\x06images\x12\x0e\n" +
-	"\x02ca\x18\b \x01(\tR\x02ca\"\x94\x02\n" +
+	"\x02ca\x18\b \x01(\tR\x02ca\x12(\n" +
+	"\x05known\x18\t \x03(\v2\x12.ingot.v1.BMCKnownR\x05known\"N\n" +
+	"\bBMCKnown\x12\x10\n" +
+	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06others\x18\x03 \x03(\tR\x06others\"\x94\x02\n" +
 	"\tBMCWanted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1086,7 +1341,18 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\amachine\x18\x02 \x01(\tR\amachine\x12+\n" +
 	"\x06status\x18\x03 \x01(\v2\x13.ingot.v1.BMCStatusR\x06status\x12C\n" +
 	"\x06report\x18\x04 \x01(\v2#.metalstack.api.v2.MachineBMCReportB\x06\xbaH\x03\xd8\x01\x03R\x06report\"\x1b\n" +
-	"\x19SiteServiceReportResponse\"\xcd\x01\n" +
+	"\x19SiteServiceReportResponse\"\x83\x01\n" +
+	"\x1cSiteServiceDiscoveredRequest\x12)\n" +
+	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x128\n" +
+	"\x04bmcs\x18\x02 \x03(\v2\x17.ingot.v1.BMCDiscoveredB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\x04bmcs\"\xeb\x01\n" +
+	"\rBMCDiscovered\x12\x1d\n" +
+	"\x03mac\x18\x01 \x01(\tB\v\xbaH\br\x06\xb8\xb3\xae\xb1\x02\x01R\x03mac\x12\"\n" +
+	"\aaddress\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x80\x02\x01R\aaddress\x12 \n" +
+	"\x06vendor\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x06vendor\x12\"\n" +
+	"\aproduct\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\aproduct\x12+\n" +
+	"\vcertificate\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01R\vcertificate\x12$\n" +
+	"\bhostname\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\bhostname\"\x1f\n" +
+	"\x1dSiteServiceDiscoveredResponse\"\xcd\x01\n" +
 	"\x16SiteServiceDoneRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12&\n" +
 	"\toperation\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\toperation\x12\x1e\n" +
@@ -1115,10 +1381,12 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\x18OPERATION_ACTION_LED_OFF\x10\t\x12\x1d\n" +
 	"\x19OPERATION_ACTION_SHUTDOWN\x10\n" +
 	"\x12\x1e\n" +
-	"\x1aOPERATION_ACTION_INTERRUPT\x10\v2\x81\x03\n" +
+	"\x1aOPERATION_ACTION_INTERRUPT\x10\v2\xeb\x03\n" +
 	"\vSiteService\x12^\n" +
 	"\x06Wanted\x12\".ingot.v1.SiteServiceWantedRequest\x1a#.ingot.v1.SiteServiceWantedResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x010\x01\x12\\\n" +
-	"\x06Report\x12\".ingot.v1.SiteServiceReportRequest\x1a#.ingot.v1.SiteServiceReportResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01\x12V\n" +
+	"\x06Report\x12\".ingot.v1.SiteServiceReportRequest\x1a#.ingot.v1.SiteServiceReportResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01\x12h\n" +
+	"\n" +
+	"Discovered\x12&.ingot.v1.SiteServiceDiscoveredRequest\x1a'.ingot.v1.SiteServiceDiscoveredResponse\"\t\xe0\xf3\x18\x01\xea\xf3\x18\x01\x01\x12V\n" +
 	"\x04Done\x12 .ingot.v1.SiteServiceDoneRequest\x1a!.ingot.v1.SiteServiceDoneResponse\"\t\xe0\xf3\x18\x01\xea\xf3\x18\x01\x01\x12\\\n" +
 	"\x06Cached\x12\".ingot.v1.SiteServiceCachedRequest\x1a#.ingot.v1.SiteServiceCachedResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
@@ -1135,65 +1403,73 @@ func file_ingot_v1_site_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_ingot_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_ingot_v1_site_proto_goTypes = []any{
-	(OperationAction)(0),              // 0: ingot.v1.OperationAction
-	(*SiteServiceWantedRequest)(nil),  // 1: ingot.v1.SiteServiceWantedRequest
-	(*SiteServiceWantedResponse)(nil), // 2: ingot.v1.SiteServiceWantedResponse
-	(*SiteWanted)(nil),                // 3: ingot.v1.SiteWanted
-	(*BMCWanted)(nil),                 // 4: ingot.v1.BMCWanted
-	(*Operation)(nil),                 // 5: ingot.v1.Operation
-	(*ImageWanted)(nil),               // 6: ingot.v1.ImageWanted
-	(*SiteServiceReportRequest)(nil),  // 7: ingot.v1.SiteServiceReportRequest
-	(*BMCReport)(nil),                 // 8: ingot.v1.BMCReport
-	(*SiteServiceReportResponse)(nil), // 9: ingot.v1.SiteServiceReportResponse
-	(*SiteServiceDoneRequest)(nil),    // 10: ingot.v1.SiteServiceDoneRequest
-	(*SiteServiceDoneResponse)(nil),   // 11: ingot.v1.SiteServiceDoneResponse
-	(*SiteServiceCachedRequest)(nil),  // 12: ingot.v1.SiteServiceCachedRequest
-	(*ImageCached)(nil),               // 13: ingot.v1.ImageCached
-	(*SiteServiceCachedResponse)(nil), // 14: ingot.v1.SiteServiceCachedResponse
-	(*Generation)(nil),                // 15: ingot.v1.Generation
-	(*Fabric)(nil),                    // 16: ingot.v1.Fabric
-	(*timestamppb.Timestamp)(nil),     // 17: google.protobuf.Timestamp
-	(*ImageSource)(nil),               // 18: ingot.v1.ImageSource
-	(*BMCStatus)(nil),                 // 19: ingot.v1.BMCStatus
-	(*v2.MachineBMCReport)(nil),       // 20: metalstack.api.v2.MachineBMCReport
-	(*Medium)(nil),                    // 21: ingot.v1.Medium
-	(*ImageCheck)(nil),                // 22: ingot.v1.ImageCheck
+	(OperationAction)(0),                  // 0: ingot.v1.OperationAction
+	(*SiteServiceWantedRequest)(nil),      // 1: ingot.v1.SiteServiceWantedRequest
+	(*SiteServiceWantedResponse)(nil),     // 2: ingot.v1.SiteServiceWantedResponse
+	(*SiteWanted)(nil),                    // 3: ingot.v1.SiteWanted
+	(*BMCKnown)(nil),                      // 4: ingot.v1.BMCKnown
+	(*BMCWanted)(nil),                     // 5: ingot.v1.BMCWanted
+	(*Operation)(nil),                     // 6: ingot.v1.Operation
+	(*ImageWanted)(nil),                   // 7: ingot.v1.ImageWanted
+	(*SiteServiceReportRequest)(nil),      // 8: ingot.v1.SiteServiceReportRequest
+	(*BMCReport)(nil),                     // 9: ingot.v1.BMCReport
+	(*SiteServiceReportResponse)(nil),     // 10: ingot.v1.SiteServiceReportResponse
+	(*SiteServiceDiscoveredRequest)(nil),  // 11: ingot.v1.SiteServiceDiscoveredRequest
+	(*BMCDiscovered)(nil),                 // 12: ingot.v1.BMCDiscovered
+	(*SiteServiceDiscoveredResponse)(nil), // 13: ingot.v1.SiteServiceDiscoveredResponse
+	(*SiteServiceDoneRequest)(nil),        // 14: ingot.v1.SiteServiceDoneRequest
+	(*SiteServiceDoneResponse)(nil),       // 15: ingot.v1.SiteServiceDoneResponse
+	(*SiteServiceCachedRequest)(nil),      // 16: ingot.v1.SiteServiceCachedRequest
+	(*ImageCached)(nil),                   // 17: ingot.v1.ImageCached
+	(*SiteServiceCachedResponse)(nil),     // 18: ingot.v1.SiteServiceCachedResponse
+	(*Generation)(nil),                    // 19: ingot.v1.Generation
+	(*Fabric)(nil),                        // 20: ingot.v1.Fabric
+	(*timestamppb.Timestamp)(nil),         // 21: google.protobuf.Timestamp
+	(*ImageSource)(nil),                   // 22: ingot.v1.ImageSource
+	(*BMCStatus)(nil),                     // 23: ingot.v1.BMCStatus
+	(*v2.MachineBMCReport)(nil),           // 24: metalstack.api.v2.MachineBMCReport
+	(*Medium)(nil),                        // 25: ingot.v1.Medium
+	(*ImageCheck)(nil),                    // 26: ingot.v1.ImageCheck
 }
 var file_ingot_v1_site_proto_depIdxs = []int32{
-	15, // 0: ingot.v1.SiteServiceWantedRequest.have:type_name -> ingot.v1.Generation
+	19, // 0: ingot.v1.SiteServiceWantedRequest.have:type_name -> ingot.v1.Generation
 	3,  // 1: ingot.v1.SiteServiceWantedResponse.wanted:type_name -> ingot.v1.SiteWanted
-	15, // 2: ingot.v1.SiteWanted.generation:type_name -> ingot.v1.Generation
-	16, // 3: ingot.v1.SiteWanted.fabric:type_name -> ingot.v1.Fabric
-	4,  // 4: ingot.v1.SiteWanted.bmcs:type_name -> ingot.v1.BMCWanted
-	6,  // 5: ingot.v1.SiteWanted.images:type_name -> ingot.v1.ImageWanted
-	5,  // 6: ingot.v1.BMCWanted.operation:type_name -> ingot.v1.Operation
-	0,  // 7: ingot.v1.Operation.action:type_name -> ingot.v1.OperationAction
-	17, // 8: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
-	17, // 9: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
-	17, // 10: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
-	18, // 11: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
-	8,  // 12: ingot.v1.SiteServiceReportRequest.reports:type_name -> ingot.v1.BMCReport
-	19, // 13: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
-	20, // 14: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
-	17, // 15: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
-	13, // 16: ingot.v1.SiteServiceCachedRequest.images:type_name -> ingot.v1.ImageCached
-	21, // 17: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
-	22, // 18: ingot.v1.ImageCached.check:type_name -> ingot.v1.ImageCheck
-	1,  // 19: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
-	7,  // 20: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
-	10, // 21: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
-	12, // 22: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
-	2,  // 23: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
-	9,  // 24: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
-	11, // 25: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
-	14, // 26: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
-	23, // [23:27] is the sub-list for method output_type
-	19, // [19:23] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	19, // 2: ingot.v1.SiteWanted.generation:type_name -> ingot.v1.Generation
+	20, // 3: ingot.v1.SiteWanted.fabric:type_name -> ingot.v1.Fabric
+	5,  // 4: ingot.v1.SiteWanted.bmcs:type_name -> ingot.v1.BMCWanted
+	7,  // 5: ingot.v1.SiteWanted.images:type_name -> ingot.v1.ImageWanted
+	4,  // 6: ingot.v1.SiteWanted.known:type_name -> ingot.v1.BMCKnown
+	6,  // 7: ingot.v1.BMCWanted.operation:type_name -> ingot.v1.Operation
+	0,  // 8: ingot.v1.Operation.action:type_name -> ingot.v1.OperationAction
+	21, // 9: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
+	21, // 10: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
+	21, // 11: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
+	22, // 12: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
+	9,  // 13: ingot.v1.SiteServiceReportRequest.reports:type_name -> ingot.v1.BMCReport
+	23, // 14: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
+	24, // 15: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
+	12, // 16: ingot.v1.SiteServiceDiscoveredRequest.bmcs:type_name -> ingot.v1.BMCDiscovered
+	21, // 17: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
+	17, // 18: ingot.v1.SiteServiceCachedRequest.images:type_name -> ingot.v1.ImageCached
+	25, // 19: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
+	26, // 20: ingot.v1.ImageCached.check:type_name -> ingot.v1.ImageCheck
+	1,  // 21: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
+	8,  // 22: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
+	11, // 23: ingot.v1.SiteService.Discovered:input_type -> ingot.v1.SiteServiceDiscoveredRequest
+	14, // 24: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
+	16, // 25: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
+	2,  // 26: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
+	10, // 27: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
+	13, // 28: ingot.v1.SiteService.Discovered:output_type -> ingot.v1.SiteServiceDiscoveredResponse
+	15, // 29: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
+	18, // 30: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
+	26, // [26:31] is the sub-list for method output_type
+	21, // [21:26] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_site_proto_init() }
@@ -1211,7 +1487,7 @@ func file_ingot_v1_site_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_site_proto_rawDesc), len(file_ingot_v1_site_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

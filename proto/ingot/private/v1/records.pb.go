@@ -203,7 +203,7 @@ type Key struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique among all keys; the "kid" of tokens signed with it.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// What it is for: "token" or "ca".
+	// What it is for: "token", "ca" or "wipe".
 	Use string `protobuf:"bytes,2,opt,name=use,proto3" json:"use,omitempty"`
 	// The private key, PKCS #8 (RFC 5958), sealed.
 	Private *Sealed `protobuf:"bytes,3,opt,name=private,proto3" json:"private,omitempty"`

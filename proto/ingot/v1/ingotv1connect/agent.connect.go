@@ -37,6 +37,8 @@ const (
 	AgentServiceRegisterProcedure = "/ingot.v1.AgentService/Register"
 	// AgentServiceReportProcedure is the fully-qualified name of the AgentService's Report RPC.
 	AgentServiceReportProcedure = "/ingot.v1.AgentService/Report"
+	// AgentServiceWipedProcedure is the fully-qualified name of the AgentService's Wiped RPC.
+	AgentServiceWipedProcedure = "/ingot.v1.AgentService/Wiped"
 	// AgentServiceWaitProcedure is the fully-qualified name of the AgentService's Wait RPC.
 	AgentServiceWaitProcedure = "/ingot.v1.AgentService/Wait"
 	// AgentServiceInstalledProcedure is the fully-qualified name of the AgentService's Installed RPC.
@@ -51,6 +53,9 @@ type AgentServiceClient interface {
 	Register(context.Context, *connect.Request[v1.AgentServiceRegisterRequest]) (*connect.Response[v1.AgentServiceRegisterResponse], error)
 	// Report records one step: begun, progressing, done or failed.
 	Report(context.Context, *connect.Request[v1.AgentServiceReportRequest]) (*connect.Response[v1.AgentServiceReportResponse], error)
+	// Wiped reports what became of a disk that had to be wiped. The answer comes
+	// when it is recorded.
+	Wiped(context.Context, *connect.Request[v1.AgentServiceWipedRequest]) (*connect.Response[v1.AgentServiceWipedResponse], error)
 	// Wait announces a clean machine and streams what to do next. A message
 	// without an instruction is a sign of life.
 	Wait(context.Context, *connect.Request[v1.AgentServiceWaitRequest]) (*connect.ServerStreamForClient[v1.AgentServiceWaitResponse], error)
@@ -85,6 +90,12 @@ func NewAgentServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(agentServiceMethods.ByName("Report")),
 			connect.WithClientOptions(opts...),
 		),
+		wiped: connect.NewClient[v1.AgentServiceWipedRequest, v1.AgentServiceWipedResponse](
+			httpClient,
+			baseURL+AgentServiceWipedProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("Wiped")),
+			connect.WithClientOptions(opts...),
+		),
 		wait: connect.NewClient[v1.AgentServiceWaitRequest, v1.AgentServiceWaitResponse](
 			httpClient,
 			baseURL+AgentServiceWaitProcedure,
@@ -110,6 +121,7 @@ func NewAgentServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 type agentServiceClient struct {
 	register  *connect.Client[v1.AgentServiceRegisterRequest, v1.AgentServiceRegisterResponse]
 	report    *connect.Client[v1.AgentServiceReportRequest, v1.AgentServiceReportResponse]
+	wiped     *connect.Client[v1.AgentServiceWipedRequest, v1.AgentServiceWipedResponse]
 	wait      *connect.Client[v1.AgentServiceWaitRequest, v1.AgentServiceWaitResponse]
 	installed *connect.Client[v1.AgentServiceInstalledRequest, v1.AgentServiceInstalledResponse]
 	refresh   *connect.Client[v1.AgentServiceRefreshRequest, v1.AgentServiceRefreshResponse]
@@ -123,6 +135,11 @@ func (c *agentServiceClient) Register(ctx context.Context, req *connect.Request[
 // Report calls ingot.v1.AgentService.Report.
 func (c *agentServiceClient) Report(ctx context.Context, req *connect.Request[v1.AgentServiceReportRequest]) (*connect.Response[v1.AgentServiceReportResponse], error) {
 	return c.report.CallUnary(ctx, req)
+}
+
+// Wiped calls ingot.v1.AgentService.Wiped.
+func (c *agentServiceClient) Wiped(ctx context.Context, req *connect.Request[v1.AgentServiceWipedRequest]) (*connect.Response[v1.AgentServiceWipedResponse], error) {
+	return c.wiped.CallUnary(ctx, req)
 }
 
 // Wait calls ingot.v1.AgentService.Wait.
@@ -146,6 +163,9 @@ type AgentServiceHandler interface {
 	Register(context.Context, *connect.Request[v1.AgentServiceRegisterRequest]) (*connect.Response[v1.AgentServiceRegisterResponse], error)
 	// Report records one step: begun, progressing, done or failed.
 	Report(context.Context, *connect.Request[v1.AgentServiceReportRequest]) (*connect.Response[v1.AgentServiceReportResponse], error)
+	// Wiped reports what became of a disk that had to be wiped. The answer comes
+	// when it is recorded.
+	Wiped(context.Context, *connect.Request[v1.AgentServiceWipedRequest]) (*connect.Response[v1.AgentServiceWipedResponse], error)
 	// Wait announces a clean machine and streams what to do next. A message
 	// without an instruction is a sign of life.
 	Wait(context.Context, *connect.Request[v1.AgentServiceWaitRequest], *connect.ServerStream[v1.AgentServiceWaitResponse]) error
@@ -176,6 +196,12 @@ func NewAgentServiceHandler(svc AgentServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(agentServiceMethods.ByName("Report")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentServiceWipedHandler := connect.NewUnaryHandler(
+		AgentServiceWipedProcedure,
+		svc.Wiped,
+		connect.WithSchema(agentServiceMethods.ByName("Wiped")),
+		connect.WithHandlerOptions(opts...),
+	)
 	agentServiceWaitHandler := connect.NewServerStreamHandler(
 		AgentServiceWaitProcedure,
 		svc.Wait,
@@ -200,6 +226,8 @@ func NewAgentServiceHandler(svc AgentServiceHandler, opts ...connect.HandlerOpti
 			agentServiceRegisterHandler.ServeHTTP(w, r)
 		case AgentServiceReportProcedure:
 			agentServiceReportHandler.ServeHTTP(w, r)
+		case AgentServiceWipedProcedure:
+			agentServiceWipedHandler.ServeHTTP(w, r)
 		case AgentServiceWaitProcedure:
 			agentServiceWaitHandler.ServeHTTP(w, r)
 		case AgentServiceInstalledProcedure:
@@ -221,6 +249,10 @@ func (UnimplementedAgentServiceHandler) Register(context.Context, *connect.Reque
 
 func (UnimplementedAgentServiceHandler) Report(context.Context, *connect.Request[v1.AgentServiceReportRequest]) (*connect.Response[v1.AgentServiceReportResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.AgentService.Report is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) Wiped(context.Context, *connect.Request[v1.AgentServiceWipedRequest]) (*connect.Response[v1.AgentServiceWipedResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.AgentService.Wiped is not implemented"))
 }
 
 func (UnimplementedAgentServiceHandler) Wait(context.Context, *connect.Request[v1.AgentServiceWaitRequest], *connect.ServerStream[v1.AgentServiceWaitResponse]) error {

@@ -37,6 +37,8 @@ const (
 	SiteServiceWantedProcedure = "/ingot.v1.SiteService/Wanted"
 	// SiteServiceReportProcedure is the fully-qualified name of the SiteService's Report RPC.
 	SiteServiceReportProcedure = "/ingot.v1.SiteService/Report"
+	// SiteServiceDiscoveredProcedure is the fully-qualified name of the SiteService's Discovered RPC.
+	SiteServiceDiscoveredProcedure = "/ingot.v1.SiteService/Discovered"
 	// SiteServiceDoneProcedure is the fully-qualified name of the SiteService's Done RPC.
 	SiteServiceDoneProcedure = "/ingot.v1.SiteService/Done"
 	// SiteServiceCachedProcedure is the fully-qualified name of the SiteService's Cached RPC.
@@ -51,6 +53,10 @@ type SiteServiceClient interface {
 	Wanted(context.Context, *connect.Request[v1.SiteServiceWantedRequest]) (*connect.ServerStreamForClient[v1.SiteServiceWantedResponse], error)
 	// Report says what a scan of BMCs found.
 	Report(context.Context, *connect.Request[v1.SiteServiceReportRequest]) (*connect.Response[v1.SiteServiceReportResponse], error)
+	// Discovered says which BMCs answered at the addresses of their DHCP leases.
+	// One that is not known becomes a BMC without credentials; the address of
+	// one that is known follows.
+	Discovered(context.Context, *connect.Request[v1.SiteServiceDiscoveredRequest]) (*connect.Response[v1.SiteServiceDiscoveredResponse], error)
 	// Done reports the outcome of an operation, once per operation id.
 	Done(context.Context, *connect.Request[v1.SiteServiceDoneRequest]) (*connect.Response[v1.SiteServiceDoneResponse], error)
 	// Cached reports what the image cache found at the wanted urls, and which
@@ -81,6 +87,12 @@ func NewSiteServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(siteServiceMethods.ByName("Report")),
 			connect.WithClientOptions(opts...),
 		),
+		discovered: connect.NewClient[v1.SiteServiceDiscoveredRequest, v1.SiteServiceDiscoveredResponse](
+			httpClient,
+			baseURL+SiteServiceDiscoveredProcedure,
+			connect.WithSchema(siteServiceMethods.ByName("Discovered")),
+			connect.WithClientOptions(opts...),
+		),
 		done: connect.NewClient[v1.SiteServiceDoneRequest, v1.SiteServiceDoneResponse](
 			httpClient,
 			baseURL+SiteServiceDoneProcedure,
@@ -98,10 +110,11 @@ func NewSiteServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // siteServiceClient implements SiteServiceClient.
 type siteServiceClient struct {
-	wanted *connect.Client[v1.SiteServiceWantedRequest, v1.SiteServiceWantedResponse]
-	report *connect.Client[v1.SiteServiceReportRequest, v1.SiteServiceReportResponse]
-	done   *connect.Client[v1.SiteServiceDoneRequest, v1.SiteServiceDoneResponse]
-	cached *connect.Client[v1.SiteServiceCachedRequest, v1.SiteServiceCachedResponse]
+	wanted     *connect.Client[v1.SiteServiceWantedRequest, v1.SiteServiceWantedResponse]
+	report     *connect.Client[v1.SiteServiceReportRequest, v1.SiteServiceReportResponse]
+	discovered *connect.Client[v1.SiteServiceDiscoveredRequest, v1.SiteServiceDiscoveredResponse]
+	done       *connect.Client[v1.SiteServiceDoneRequest, v1.SiteServiceDoneResponse]
+	cached     *connect.Client[v1.SiteServiceCachedRequest, v1.SiteServiceCachedResponse]
 }
 
 // Wanted calls ingot.v1.SiteService.Wanted.
@@ -112,6 +125,11 @@ func (c *siteServiceClient) Wanted(ctx context.Context, req *connect.Request[v1.
 // Report calls ingot.v1.SiteService.Report.
 func (c *siteServiceClient) Report(ctx context.Context, req *connect.Request[v1.SiteServiceReportRequest]) (*connect.Response[v1.SiteServiceReportResponse], error) {
 	return c.report.CallUnary(ctx, req)
+}
+
+// Discovered calls ingot.v1.SiteService.Discovered.
+func (c *siteServiceClient) Discovered(ctx context.Context, req *connect.Request[v1.SiteServiceDiscoveredRequest]) (*connect.Response[v1.SiteServiceDiscoveredResponse], error) {
+	return c.discovered.CallUnary(ctx, req)
 }
 
 // Done calls ingot.v1.SiteService.Done.
@@ -132,6 +150,10 @@ type SiteServiceHandler interface {
 	Wanted(context.Context, *connect.Request[v1.SiteServiceWantedRequest], *connect.ServerStream[v1.SiteServiceWantedResponse]) error
 	// Report says what a scan of BMCs found.
 	Report(context.Context, *connect.Request[v1.SiteServiceReportRequest]) (*connect.Response[v1.SiteServiceReportResponse], error)
+	// Discovered says which BMCs answered at the addresses of their DHCP leases.
+	// One that is not known becomes a BMC without credentials; the address of
+	// one that is known follows.
+	Discovered(context.Context, *connect.Request[v1.SiteServiceDiscoveredRequest]) (*connect.Response[v1.SiteServiceDiscoveredResponse], error)
 	// Done reports the outcome of an operation, once per operation id.
 	Done(context.Context, *connect.Request[v1.SiteServiceDoneRequest]) (*connect.Response[v1.SiteServiceDoneResponse], error)
 	// Cached reports what the image cache found at the wanted urls, and which
@@ -158,6 +180,12 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(siteServiceMethods.ByName("Report")),
 		connect.WithHandlerOptions(opts...),
 	)
+	siteServiceDiscoveredHandler := connect.NewUnaryHandler(
+		SiteServiceDiscoveredProcedure,
+		svc.Discovered,
+		connect.WithSchema(siteServiceMethods.ByName("Discovered")),
+		connect.WithHandlerOptions(opts...),
+	)
 	siteServiceDoneHandler := connect.NewUnaryHandler(
 		SiteServiceDoneProcedure,
 		svc.Done,
@@ -176,6 +204,8 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 			siteServiceWantedHandler.ServeHTTP(w, r)
 		case SiteServiceReportProcedure:
 			siteServiceReportHandler.ServeHTTP(w, r)
+		case SiteServiceDiscoveredProcedure:
+			siteServiceDiscoveredHandler.ServeHTTP(w, r)
 		case SiteServiceDoneProcedure:
 			siteServiceDoneHandler.ServeHTTP(w, r)
 		case SiteServiceCachedProcedure:
@@ -195,6 +225,10 @@ func (UnimplementedSiteServiceHandler) Wanted(context.Context, *connect.Request[
 
 func (UnimplementedSiteServiceHandler) Report(context.Context, *connect.Request[v1.SiteServiceReportRequest]) (*connect.Response[v1.SiteServiceReportResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.SiteService.Report is not implemented"))
+}
+
+func (UnimplementedSiteServiceHandler) Discovered(context.Context, *connect.Request[v1.SiteServiceDiscoveredRequest]) (*connect.Response[v1.SiteServiceDiscoveredResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.SiteService.Discovered is not implemented"))
 }
 
 func (UnimplementedSiteServiceHandler) Done(context.Context, *connect.Request[v1.SiteServiceDoneRequest]) (*connect.Response[v1.SiteServiceDoneResponse], error) {
