@@ -2,17 +2,16 @@ package api
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"connectrpc.com/connect"
 
-	"github.com/ingot-cloud/ingot/console"
 	"github.com/ingot-cloud/ingot/fault"
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/store"
 )
 
 // consoles serves the serial consoles of machines.
@@ -28,22 +27,15 @@ func (s consoles) Read(ctx context.Context, req *connect.Request[ingotv1.Console
 	if err != nil {
 		return err
 	}
-	a, _ := records.Allocations.Peek(s.view(ctx), m.GetUuid())
-	allocation := a.GetAllocation().GetUuid()
-	return s.read(ctx, m, look{
-		tail: int(req.Msg.GetTail()), follow: req.Msg.GetFollow(),
-		sees: func(owner string) bool { return owner == allocation },
-		still: func() error {
-			now, _ := records.Allocations.Peek(s.db.Snapshot(), m.GetUuid())
-			if now.GetAllocation().GetUuid() != allocation {
-				return fault.New(fault.NotFound, "machine "+m.GetUuid(), "is no longer allocated to the project", "")
-			}
-			return nil
-		},
-		tell: func(data []byte, lost uint64, notice string) error {
-			return stream.Send(&ingotv1.ConsoleServiceReadResponse{Data: data, Lost: lost, Notice: notice})
-		},
-	})
+	l := s.memberLook(s.view(ctx), m.GetUuid())
+	l.tail, l.follow, l.take = int(req.Msg.GetTail()), req.Msg.GetFollow(), req.Msg.GetTake()
+	if req.Msg.GetWrite() {
+		l.pen = newPen(callerOf(ctx).User(), &l.allocation)
+	}
+	l.tell = func(t told) error {
+		return stream.Send(&ingotv1.ConsoleServiceReadResponse{Data: t.data, Lost: t.lost, Notice: t.notice, Pen: t.pen, PenLost: t.penLost})
+	}
+	return s.read(ctx, m, l)
 }
 
 // ReadAny implements ingot.v1.
@@ -52,27 +44,60 @@ func (s consoles) ReadAny(ctx context.Context, req *connect.Request[ingotv1.Cons
 	if err != nil {
 		return err
 	}
-	return s.read(ctx, m, look{
-		tail: int(req.Msg.GetTail()), follow: req.Msg.GetFollow(), operator: true,
+	l := look{
+		tail: int(req.Msg.GetTail()), follow: req.Msg.GetFollow(), take: req.Msg.GetTake(), operator: true,
 		sees: func(string) bool { return true },
 		still: func() error {
 			_, err := records.Machines.Get(s.db.Snapshot(), m.GetUuid())
 			return err
 		},
-		tell: func(data []byte, lost uint64, notice string) error {
-			return stream.Send(&ingotv1.ConsoleServiceReadAnyResponse{Data: data, Lost: lost, Notice: notice})
+		tell: func(t told) error {
+			return stream.Send(&ingotv1.ConsoleServiceReadAnyResponse{Data: t.data, Lost: t.lost, Notice: t.notice, Pen: t.pen, PenLost: t.penLost})
 		},
-	})
+	}
+	if req.Msg.GetWrite() {
+		l.pen = newPen(callerOf(ctx).User(), nil)
+	}
+	return s.read(ctx, m, l)
 }
 
-// A look is what somebody wants to see of a console.
+// A look is what somebody wants to see of a console, and whether to write.
 type look struct {
-	tail     int
-	follow   bool
-	operator bool                    // may know about BMCs
-	sees     func(owner string) bool // what was shown under which allocation
-	still    func() error            // why the look must end
-	tell     func(data []byte, lost uint64, notice string) error
+	tail       int
+	follow     bool
+	operator   bool                    // may know about BMCs
+	allocation string                  // of a member
+	sees       func(owner string) bool // what was shown under which allocation
+	still      func() error            // why the look must end
+	tell       func(told) error
+	pen        *pen // to get; nil to read only
+	take       bool // also from somebody else
+}
+
+// told is what somebody is told who looks; nothing as a sign of life.
+type told struct {
+	data    []byte
+	lost    uint64
+	notice  string
+	pen     string
+	penLost bool
+}
+
+// memberLook returns what the project sees that a machine is allocated to.
+func (s *Server) memberLook(r store.Reader, machine string) look {
+	a, _ := records.Allocations.Peek(r, machine)
+	allocation := a.GetAllocation().GetUuid()
+	return look{
+		allocation: allocation,
+		sees:       func(owner string) bool { return owner == allocation },
+		still: func() error {
+			now, _ := records.Allocations.Peek(s.db.Snapshot(), machine)
+			if now.GetAllocation().GetUuid() != allocation {
+				return fault.New(fault.NotFound, "machine "+machine, "is no longer allocated to the project", "")
+			}
+			return nil
+		},
+	}
 }
 
 const (
@@ -88,26 +113,35 @@ const (
 	consoleAnswer = 10 * time.Second
 )
 
-// read shows a console. Each reader goes at its own pace; one that is too slow
-// misses something and is told how much.
-func (s consoles) read(ctx context.Context, m *privatev1.Machine, l look) error {
-	if b, ok := records.MachineBMCs.Peek(s.view(ctx), m.GetUuid()); !ok || b.GetBmc() == "" {
+// read shows a console until ctx ends, and lends the pen as long. Each reader
+// goes at its own pace; one that is too slow misses something and is told how
+// much.
+func (s *Server) read(ctx context.Context, m *privatev1.Machine, l look) error {
+	if b, ok := records.MachineBMCs.Peek(s.db.Snapshot(), m.GetUuid()); !ok || b.GetBmc() == "" {
 		return l.cannot(m, "no BMC is known that its console could be read through", "tell of it with 'ingot bmc create'")
+	}
+	if l.pen != nil && !l.follow {
+		return fault.New(fault.Invalid, "machine "+m.GetUuid(), "who writes on its console must follow it, too", "set follow, or do not set write")
 	}
 	r, err := s.readings.join(m.GetUuid(), m.GetPartition())
 	if err != nil {
 		return err
 	}
 	defer s.readings.leave(r)
+	if err := s.readings.lend(r, l.pen, l.take); err != nil {
+		return err
+	}
+	defer s.readings.giveBack(r, l.pen)
 	if err := r.await(ctx); err != nil {
 		return err
 	}
-	at, end, shown, told := r.tail.Back(l.tail, l.sees), r.tail.End(), false, ""
+	at, end, shown, said := r.tail.Back(l.tail, l.sees), r.tail.End(), false, ""
+	taken := l.pen.taken()
 	check, alive := time.NewTicker(streamCheck), time.NewTicker(s.cfg.LifeSign)
 	defer check.Stop()
 	defer alive.Stop()
 	if l.follow { // the client learns that it follows
-		if err := l.tell(nil, 0, ""); err != nil {
+		if err := l.tell(told{pen: l.pen.name()}); err != nil {
 			return err
 		}
 	}
@@ -124,7 +158,7 @@ func (s consoles) read(ctx context.Context, m *privatev1.Machine, l look) error 
 			lost := piece.Offset - at
 			if at = piece.End(); l.sees(piece.Owner) {
 				shown = true
-				if err := l.tell(piece.Data, lost, ""); err != nil {
+				if err := l.tell(told{data: piece.Data, lost: lost}); err != nil {
 					return err
 				}
 			}
@@ -135,9 +169,9 @@ func (s consoles) read(ctx context.Context, m *privatev1.Machine, l look) error 
 			return l.cannot(m, problem, "")
 		}
 		notice := s.notice(r, l, problem)
-		if notice != told {
-			if told = notice; notice != "" {
-				if err := l.tell(nil, 0, notice); err != nil {
+		if notice != said {
+			if said = notice; notice != "" {
+				if err := l.tell(told{notice: notice}); err != nil {
 					return err
 				}
 			}
@@ -150,8 +184,13 @@ func (s consoles) read(ctx context.Context, m *privatev1.Machine, l look) error 
 		case <-moved:
 		case <-turned:
 		case <-check.C:
+		case <-taken:
+			taken = nil
+			if err := l.tell(told{penLost: true, notice: s.readings.taker(l.pen) + " writes now; you still read"}); err != nil {
+				return err
+			}
 		case <-alive.C:
-			if err := l.tell(nil, 0, ""); err != nil {
+			if err := l.tell(told{}); err != nil {
 				return err
 			}
 		}
@@ -161,7 +200,7 @@ func (s consoles) read(ctx context.Context, m *privatev1.Machine, l look) error 
 
 // notice says why a console that is followed shows nothing new; nothing if it
 // is open.
-func (s consoles) notice(r *reading, l look, problem string) string {
+func (s *Server) notice(r *reading, l look, problem string) string {
 	switch {
 	case s.readings.away(r.partition):
 		return "the management server of partition " + r.partition + " is away"
@@ -208,172 +247,10 @@ func (s consoles) Wanted(ctx context.Context, req *connect.Request[ingotv1.Conso
 
 // Send implements ingot.v1.
 func (s consoles) Send(_ context.Context, req *connect.Request[ingotv1.ConsoleServiceSendRequest]) (*connect.Response[ingotv1.ConsoleServiceSendResponse], error) {
-	r := s.readings.find(req.Msg)
-	if r == nil {
-		return nil, fault.New(fault.NotFound, "reading "+req.Msg.GetReading(), "is over", "")
+	r, err := s.readings.find(req.Msg)
+	if err != nil {
+		return nil, err
 	}
 	r.take(req.Msg)
 	return connect.NewResponse(&ingotv1.ConsoleServiceSendResponse{}), nil
-}
-
-// readings are the consoles that somebody reads through this server. Nothing
-// of them is stored. Sites say nothing that nobody reads.
-type readings struct {
-	mu    sync.Mutex
-	open  map[string]*reading // by machine
-	sites map[string]int      // that are connected, by partition
-	moved chan struct{}       // closed and replaced when open changes
-}
-
-func newReadings() readings {
-	return readings{open: map[string]*reading{}, sites: map[string]int{}, moved: make(chan struct{})}
-}
-
-// A reading is a console while at least one reads it.
-type reading struct {
-	id, machine, partition string
-	tail                   *console.Tail
-	readers                int // guarded by the mu of readings
-
-	mu      sync.Mutex
-	source  string
-	shift   uint64 // from the source's positions to those of tail; may wrap around
-	whole   bool   // everything that the site had has come once
-	state   ingotv1.ConsoleState
-	problem string
-	turned  chan struct{} // closed and replaced when whole, state or problem change
-}
-
-// join adds a reader of a console.
-func (a *readings) join(machine, partition string) (*reading, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.sites[partition] == 0 {
-		return nil, silent(partition)
-	}
-	r := a.open[machine]
-	if r == nil {
-		if len(a.open) >= maxReadings {
-			return nil, fault.Newf(fault.Exhausted, "machine "+machine, "%d other consoles are being read", maxReadings).Do("try again later")
-		}
-		r = &reading{id: newID(), machine: machine, partition: partition, tail: console.NewTail(consoleKeep), turned: make(chan struct{})}
-		a.open[machine] = r
-		a.move()
-	}
-	r.readers++
-	return r, nil
-}
-
-func silent(partition string) error {
-	return fault.New(fault.Unavailable, "partition "+partition, "its management server does not send consoles", "check that ingotd runs there, with its part bmc")
-}
-
-// leave takes a reader away. The last one takes the console's memory with it.
-func (a *readings) leave(r *reading) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if r.readers--; r.readers == 0 {
-		delete(a.open, r.machine)
-		a.move()
-	}
-}
-
-// move wakes those who wait for a change of a.open. a.mu is held.
-func (a *readings) move() {
-	close(a.moved)
-	a.moved = make(chan struct{})
-}
-
-// connect notes that the site of a partition listens, until it calls what is
-// returned.
-func (a *readings) connect(partition string) (leave func()) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.sites[partition]++
-	return func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if a.sites[partition]--; a.sites[partition] == 0 {
-			delete(a.sites, partition)
-		}
-	}
-}
-
-// away reports whether no site of a partition listens.
-func (a *readings) away(partition string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.sites[partition] == 0
-}
-
-// of returns what is read of a partition, and a channel that is closed when
-// that may have changed.
-func (a *readings) of(partition string) ([]*ingotv1.ConsoleReading, <-chan struct{}) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var all []*ingotv1.ConsoleReading
-	for _, r := range a.open {
-		if r.partition == partition {
-			all = append(all, &ingotv1.ConsoleReading{Uuid: r.machine, Id: r.id})
-		}
-	}
-	return all, a.moved
-}
-
-// find returns the reading that something was sent for; nil if it is over or
-// another partition's.
-func (a *readings) find(req *ingotv1.ConsoleServiceSendRequest) *reading {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if r := a.open[req.GetUuid()]; r != nil && r.id == req.GetReading() && r.partition == req.GetPartition() {
-		return r
-	}
-	return nil
-}
-
-// take takes what a site sent. What came before, because its answer was lost,
-// changes nothing.
-func (r *reading) take(req *ingotv1.ConsoleServiceSendRequest) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.source != req.GetSource() {
-		r.source, r.shift = req.GetSource(), r.tail.End()-req.GetOffset()
-	}
-	r.tail.Put(console.Piece{Offset: req.GetOffset() + r.shift, Owner: req.GetAllocation(), Data: req.GetData()})
-	whole := r.whole || req.GetNewest()
-	if r.whole == whole && r.state == req.GetState() && r.problem == req.GetError() {
-		return
-	}
-	r.whole, r.state, r.problem = whole, req.GetState(), req.GetError()
-	close(r.turned)
-	r.turned = make(chan struct{})
-}
-
-// is returns how the site gets on with the console, and a channel that is
-// closed when that changes.
-func (r *reading) is() (state ingotv1.ConsoleState, problem string, turned <-chan struct{}) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.state, r.problem, r.turned
-}
-
-// await waits until everything that the site had has come.
-func (r *reading) await(ctx context.Context) error {
-	t := time.NewTimer(consoleAnswer)
-	defer t.Stop()
-	for {
-		r.mu.Lock()
-		whole, turned := r.whole, r.turned
-		r.mu.Unlock()
-		if whole {
-			return nil
-		}
-		select {
-		case <-turned:
-		case <-t.C:
-			return silent(r.partition)
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }

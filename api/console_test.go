@@ -66,6 +66,7 @@ type consoleSite struct {
 
 	mu       sync.Mutex
 	readings map[string]string // ids by machine
+	written  map[string]bool   // somebody writes
 	stop     func()
 }
 
@@ -85,12 +86,12 @@ func (w *world) consoleSite(t *testing.T, partition string) *consoleSite {
 	go func() {
 		defer close(ended)
 		for stream.Receive() {
-			now := map[string]string{}
+			now, written := map[string]string{}, map[string]bool{}
 			for _, r := range stream.Msg().GetReadings() {
-				now[r.GetUuid()] = r.GetId()
+				now[r.GetUuid()], written[r.GetUuid()] = r.GetId(), r.GetWritten()
 			}
 			s.mu.Lock()
-			s.readings = now
+			s.readings, s.written = now, written
 			s.mu.Unlock()
 		}
 	}()
@@ -134,19 +135,34 @@ type onlooker struct {
 	seen    bytes.Buffer
 	lost    uint64
 	notices []string
+	pen     string
+	penLost bool
 	err     error
 }
 
+// A glance is a message of a console.
+type glance interface {
+	GetData() []byte
+	GetLost() uint64
+	GetNotice() string
+	GetPen() string
+	GetPenLost() bool
+}
+
 // take takes what a stream yields until it ends.
-func (v *onlooker) take(receive func() bool, msg func() (data []byte, lost uint64, notice string), end func() error) {
+func (v *onlooker) take(receive func() bool, msg func() glance, end func() error) {
 	for receive() {
-		data, lost, notice := msg()
+		m := msg()
 		v.mu.Lock()
-		v.seen.Write(data)
-		v.lost += lost
-		if notice != "" {
-			v.notices = append(v.notices, notice)
+		v.seen.Write(m.GetData())
+		v.lost += m.GetLost()
+		if m.GetNotice() != "" {
+			v.notices = append(v.notices, m.GetNotice())
 		}
+		if m.GetPen() != "" {
+			v.pen = m.GetPen()
+		}
+		v.penLost = v.penLost || m.GetPenLost()
 		v.mu.Unlock()
 	}
 	v.mu.Lock()
@@ -165,17 +181,20 @@ func (w *world) onlooker(t *testing.T) (*onlooker, context.Context) {
 // member reads as a member of a project.
 func (w *world) memberReads(t *testing.T, token, machine, project string, tail uint32, follow bool) *onlooker {
 	t.Helper()
+	return w.memberLooks(t, token, &ingotv1.ConsoleServiceReadRequest{Uuid: machine, Project: project, Tail: tail, Follow: follow})
+}
+
+func (w *world) memberLooks(t *testing.T, token string, req *ingotv1.ConsoleServiceReadRequest) *onlooker {
+	t.Helper()
 	v, ctx := w.onlooker(t)
 	go func() {
-		s, err := dial(w, ingotv1connect.NewConsoleServiceClient, token).Read(ctx, connect.NewRequest(&ingotv1.ConsoleServiceReadRequest{
-			Uuid: machine, Project: project, Tail: tail, Follow: follow,
-		}))
+		s, err := dial(w, ingotv1connect.NewConsoleServiceClient, token).Read(ctx, connect.NewRequest(req))
 		if err != nil {
 			v.err = err
 			close(v.ended)
 			return
 		}
-		v.take(s.Receive, func() ([]byte, uint64, string) { return s.Msg().GetData(), s.Msg().GetLost(), s.Msg().GetNotice() }, s.Err)
+		v.take(s.Receive, func() glance { return s.Msg() }, s.Err)
 		s.Close()
 	}()
 	return v
@@ -184,17 +203,20 @@ func (w *world) memberReads(t *testing.T, token, machine, project string, tail u
 // operatorReads reads as an operator.
 func (w *world) operatorReads(t *testing.T, machine string, tail uint32, follow bool) *onlooker {
 	t.Helper()
+	return w.operatorLooks(t, &ingotv1.ConsoleServiceReadAnyRequest{Uuid: machine, Tail: tail, Follow: follow})
+}
+
+func (w *world) operatorLooks(t *testing.T, req *ingotv1.ConsoleServiceReadAnyRequest) *onlooker {
+	t.Helper()
 	v, ctx := w.onlooker(t)
 	go func() {
-		s, err := dial(w, ingotv1connect.NewConsoleServiceClient, w.admin).ReadAny(ctx, connect.NewRequest(&ingotv1.ConsoleServiceReadAnyRequest{
-			Uuid: machine, Tail: tail, Follow: follow,
-		}))
+		s, err := dial(w, ingotv1connect.NewConsoleServiceClient, w.admin).ReadAny(ctx, connect.NewRequest(req))
 		if err != nil {
 			v.err = err
 			close(v.ended)
 			return
 		}
-		v.take(s.Receive, func() ([]byte, uint64, string) { return s.Msg().GetData(), s.Msg().GetLost(), s.Msg().GetNotice() }, s.Err)
+		v.take(s.Receive, func() glance { return s.Msg() }, s.Err)
 		s.Close()
 	}()
 	return v

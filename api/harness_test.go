@@ -55,18 +55,22 @@ func newWorld(t testing.TB) *world {
 }
 
 // newWorldOn is newWorld with a store of the test's own. Tables and clock are
-// set here.
+// set here. The store's log is the server's, too.
 func newWorldOn(t testing.TB, kv store.KV, opt store.Options) *world {
 	t.Helper()
 	w := &world{t: t, clock: storetest.NewClock()}
 	w.clock.Set(time.Now().Truncate(time.Second))
 	opt.Tables, opt.Now = records.Tables(), w.clock.Now
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if opt.Log != nil {
+		log = opt.Log
+	}
 	w.db = storetest.OpenKV(t, kv, opt)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
 	w.url = "https://" + ln.Addr().String()
 	w.srv, err = api.New(t.Context(), api.Config{
-		DB: w.db, Ring: secret.NewRing(), URL: w.url, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})), Now: w.clock.Now,
+		DB: w.db, Ring: secret.NewRing(), URL: w.url, Log: log, Now: w.clock.Now,
 		Version: &apiv2.Version{Version: "v0.0.0-test"},
 	})
 	check(t, err)

@@ -36,6 +36,10 @@ type Console struct {
 	// Command is what has to be typed to get from the BMC's own command line
 	// to the console; empty if one is there at once.
 	Command string
+	// Shared is whether who gets out of the console gets to the BMC's own
+	// command line, with the BMC's account. Then only those may type who may
+	// do everything with the BMC.
+	Shared bool
 }
 
 // A HostKey is the key that an SSH server showed first. Any other is refused
@@ -77,7 +81,7 @@ func (r *Redfish) Console(ctx context.Context) (Console, error) {
 		return Console{}, fault.New(fault.Precondition, r.object, "has its serial console over SSH switched off",
 			"switch it on in the BMC (Redfish ComputerSystem, SerialConsole.SSH.ServiceEnabled)")
 	}
-	c := Console{UUID: trim(system.UUID), Port: 22, Command: at.ConsoleEntryCommand}
+	c := Console{UUID: trim(system.UUID), Port: 22, Command: at.ConsoleEntryCommand, Shared: at.SharedWithManagerCLI || at.ConsoleEntryCommand != ""}
 	if at.Port != nil {
 		if *at.Port == 0 || *at.Port > 65535 {
 			return Console{}, fault.Newf(fault.Unavailable, r.object, "says that its serial console is at port %d", *at.Port)
@@ -92,14 +96,16 @@ const (
 	// slow processors.
 	consoleTimeout = 45 * time.Second
 	// width and height are those of the terminal that the BMC is told of.
+	// width and height are those of the terminal that the BMC is told of.
 	width, height = 80, 24
 )
 
 // Open logs in to the console of the BMC at e, with the BMC's account, and
-// returns what it shows from now on. The host's key must be the one of the
-// first time. Reading fails when ctx ends or the BMC is gone; it ends with
-// io.EOF when the BMC closes the console. It must be closed.
-func (c Console) Open(ctx context.Context, e Endpoint, key *HostKey) (io.ReadCloser, error) {
+// returns it: what is read is shown from now on, what is written is typed. The
+// host's key must be the one of the first time. Reading fails when ctx ends or
+// the BMC is gone; it ends with io.EOF when the BMC closes the console. Writing
+// waits until the BMC takes it. It must be closed, which ends both.
+func (c Console) Open(ctx context.Context, e Endpoint, key *HostKey) (io.ReadWriteCloser, error) {
 	base, _, err := e.parse()
 	if err != nil {
 		return nil, err
@@ -135,11 +141,14 @@ type openConsole struct {
 	conn   net.Conn
 	forget func() bool // no longer closes conn with the context
 	shown  io.Reader
-	typed  io.WriteCloser // kept open: its end would be that of the session
+	typed  io.WriteCloser // never closed by itself: its end would be that of the session
 }
 
 // Read implements io.Reader.
 func (o *openConsole) Read(b []byte) (int, error) { return o.shown.Read(b) }
+
+// Write implements io.Writer.
+func (o *openConsole) Write(b []byte) (int, error) { return o.typed.Write(b) }
 
 // Close ends the session; the BMC notices by the connection.
 func (o *openConsole) Close() error {

@@ -72,7 +72,8 @@ func TestConsoleOffers(t *testing.T) {
 		{`"SerialConsole":{"SSH":{"ServiceEnabled":false,"Port":2200}},`, bmc.Console{}, fault.Precondition},
 		{`"SerialConsole":{"SSH":{"ServiceEnabled":true,"Port":70000}},`, bmc.Console{}, fault.Unavailable},
 		{`"SerialConsole":{"SSH":{"ServiceEnabled":true,"Port":2200,"HotKeySequenceDisplay":"~."}},`, bmc.Console{UUID: "U", Port: 2200}, 0},
-		{`"SerialConsole":{"SSH":{"ServiceEnabled":true,"ConsoleEntryCommand":"console com2"}},`, bmc.Console{UUID: "U", Port: 22, Command: "console com2"}, 0},
+		{`"SerialConsole":{"SSH":{"ServiceEnabled":true,"Port":22,"SharedWithManagerCLI":true}},`, bmc.Console{UUID: "U", Port: 22, Shared: true}, 0},
+		{`"SerialConsole":{"SSH":{"ServiceEnabled":true,"ConsoleEntryCommand":"console com2"}},`, bmc.Console{UUID: "U", Port: 22, Command: "console com2", Shared: true}, 0},
 	} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch strings.Trim(r.URL.Path, "/") {

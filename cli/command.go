@@ -175,6 +175,9 @@ func (a *app) addFlags(c *cobra.Command) {
 		f.BoolVarP(&k.yes, "yes", "y", false, "do not ask")
 	case "create":
 		f.StringArrayVarP(&k.files, "file", "f", nil, "file or directory with objects to create; - is the standard input")
+	case "console":
+		f.BoolVar(&k.readOnly, "read-only", false, "type nothing, also on a terminal")
+		f.StringVar(&k.record, "record", "", "new file to record in what is shown (asciicast v2)")
 	case "list":
 		if k.verb.resource.watchable() {
 			f.BoolVarP(&k.watch, "watch", "w", false, "go on with what changes")

@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -21,7 +22,10 @@ import (
 // others see the end.
 type hall struct {
 	ingotv1connect.UnimplementedConsoleServiceHandler
-	tail chan uint32
+	tail  chan uint32
+	keys  chan string
+	taken chan struct{} // closed when somebody takes the pen
+	stop  func()        // breaks all connections
 }
 
 func (h hall) ReadAny(ctx context.Context, req *connect.Request[ingotv1.ConsoleServiceReadAnyRequest], s *connect.ServerStream[ingotv1.ConsoleServiceReadAnyResponse]) error {
@@ -33,10 +37,33 @@ func (h hall) ReadAny(ctx context.Context, req *connect.Request[ingotv1.ConsoleS
 			return err
 		}
 	}
+	if req.Msg.GetWrite() {
+		if err := s.Send(&ingotv1.ConsoleServiceReadAnyResponse{Pen: "p3n"}); err != nil {
+			return err
+		}
+		select {
+		case <-h.taken:
+			if err := s.Send(&ingotv1.ConsoleServiceReadAnyResponse{PenLost: true, Notice: "user bob writes now"}); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+		}
+	}
 	if req.Msg.GetFollow() {
 		<-ctx.Done()
 	}
 	return nil
+}
+
+func (h hall) WriteAny(_ context.Context, req *connect.Request[ingotv1.ConsoleServiceWriteAnyRequest]) (*connect.Response[ingotv1.ConsoleServiceWriteAnyResponse], error) {
+	if req.Msg.GetPen() != "p3n" {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("wrong pen"))
+	}
+	if strings.Contains(string(req.Msg.GetKeys()), "jam") {
+		return nil, connect.NewError(connect.CodeAborted, errors.New("the BMC does not take it"))
+	}
+	h.keys <- string(req.Msg.GetKeys())
+	return connect.NewResponse(&ingotv1.ConsoleServiceWriteAnyResponse{}), nil
 }
 
 func (h hall) Read(_ context.Context, req *connect.Request[ingotv1.ConsoleServiceReadRequest], _ *connect.ServerStream[ingotv1.ConsoleServiceReadResponse]) error {
@@ -47,22 +74,29 @@ func (h hall) Read(_ context.Context, req *connect.Request[ingotv1.ConsoleServic
 	return nil
 }
 
-func TestConsole(t *testing.T) {
-	h := hall{tail: make(chan uint32, 1)}
+func newHall(t *testing.T) (h hall, env func(string) string) {
+	t.Helper()
+	h = hall{tail: make(chan uint32, 10), keys: make(chan string, 100), taken: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.Handle(ingotv1connect.NewConsoleServiceHandler(h))
 	s := httptest.NewServer(mux)
-	defer s.Close()
-	home := t.TempDir()
-	env := map[string]string{"HOME": home, "INGOT_API_URL": s.URL, "INGOT_TOKEN": "t"}
+	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
+	h.stop = s.CloseClientConnections
+	vars := map[string]string{"HOME": t.TempDir(), "INGOT_API_URL": s.URL, "INGOT_TOKEN": "t"}
+	return h, func(k string) string { return vars[k] }
+}
+
+const m, p = "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f01", "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f02"
+
+func TestConsole(t *testing.T) {
+	h, env := newHall(t)
 	run := func(ctx context.Context, out io.Writer, args ...string) (int, string) {
 		var errs bytes.Buffer
 		code := cli.Main(ctx, cli.Options{
-			Args: append([]string{"machine", "console"}, args...), In: strings.NewReader(""), Out: out, Err: &errs, Env: func(k string) string { return env[k] },
+			Args: append([]string{"machine", "console"}, args...), In: strings.NewReader(""), Out: out, Err: &errs, Env: env,
 		})
 		return code, errs.String()
 	}
-	const m, p = "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f01", "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f02"
 	for _, c := range []struct {
 		args      []string
 		code      int

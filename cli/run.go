@@ -26,6 +26,9 @@ type call struct {
 	verify   bool
 	keysFile string
 
+	readOnly bool   // type nothing on a console
+	record   string // file to record a console in
+
 	profile profile
 	caller  *caller
 }

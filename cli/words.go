@@ -37,6 +37,8 @@ var subjects = map[protoreflect.FullName]string{
 var elsewhere = map[protoreflect.FullName]string{
 	"ingot.v1.WatchService.Project":        "list --watch",
 	"ingot.v1.WatchService.All":            "list --watch",
+	"ingot.v1.ConsoleService.Write":        "machine console",
+	"ingot.v1.ConsoleService.WriteAny":     "machine console",
 	"ingot.v1.EnrolmentService.Redeem":     "call, by the far end that was given the secret",
 	"metalstack.api.v2.VersionService.Get": "version",
 }
@@ -80,6 +82,7 @@ var defaults = map[protoreflect.FullName]map[string]string{
 var secretFields = map[protoreflect.Name]bool{
 	"password": true, "console_password": true, "super_user_password": true, "secret": true, "token": true,
 	"auth_key": true, "userdata": true, "payload": true, "body": true,
+	"keys": true, "pen": true,
 }
 
 // resourceShort says what a resource is, in a few words.
@@ -130,7 +133,7 @@ var verbShort = map[string]string{
 	"machine bmc-command":      "Have a machine's BMC do something",
 	"machine boot-medium":      "Insert the boot medium and cycle a machine's power",
 	"machine confirm-off":      "State that a machine whose power nobody can read is off",
-	"machine console":          "Show the end of a machine's serial console, and what comes with --follow",
+	"machine console":          "Use a machine's serial console; without a terminal, show the end of it",
 	"machine console-password": "Show the console password of an allocated machine",
 	"machine create":           "Allocate a machine or firewall",
 	"machine delete":           "Free a machine of a project; as operator: forget a machine",

@@ -58,6 +58,9 @@ type BMCConfig struct {
 	// Serial is a file with everything that the server prints on its serial
 	// console, which the BMC then serves over SSH; empty if it does not.
 	Serial string
+	// Keyboard connects to the server's serial port, to type there; nil if
+	// nothing can be typed.
+	Keyboard func(context.Context) (net.Conn, error)
 }
 
 // A BMC is a Redfish service (DMTF DSP0266) in front of one server: it knows
@@ -105,7 +108,7 @@ func NewBMC(cfg BMCConfig) (*BMC, error) {
 	}
 	b := &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}, quirks: map[Quirk]bool{}}
 	if cfg.Serial != "" {
-		if b.uart, err = newUART(cfg.Serial, b.known); err != nil {
+		if b.uart, err = newUART(cfg.Serial, cfg.Keyboard, b.known); err != nil {
 			return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
 		}
 	}

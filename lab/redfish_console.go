@@ -21,9 +21,10 @@ import (
 const maxConsoles = 8
 
 // A uart is the serial console of a server as its BMC serves it over SSH: what
-// the server prints from now on. Nothing can be typed.
+// the server prints from now on, and what is typed.
 type uart struct {
 	file   string // that has everything the server prints
+	keys   keyboard
 	config *ssh.ServerConfig
 	free   chan struct{} // one for each that may look
 
@@ -31,7 +32,7 @@ type uart struct {
 	port int // where it is served; 0 when it is not
 }
 
-func newUART(file string, known func(user, password string) bool) (*uart, error) {
+func newUART(file string, dial func(context.Context) (net.Conn, error), known func(user, password string) bool) (*uart, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -40,7 +41,7 @@ func newUART(file string, known func(user, password string) bool) (*uart, error)
 	if err != nil {
 		return nil, err
 	}
-	u := &uart{file: file, free: make(chan struct{}, maxConsoles)}
+	u := &uart{file: file, keys: keyboard{dial: dial}, free: make(chan struct{}, maxConsoles)}
 	u.config = &ssh.ServerConfig{
 		MaxAuthTries: 3,
 		PasswordCallback: func(c ssh.ConnMetadata, password []byte) (*ssh.Permissions, error) {
@@ -55,11 +56,11 @@ func newUART(file string, known func(user, password string) bool) (*uart, error)
 }
 
 // document is the SerialConsole of a system.
-func (u *uart) document() object {
+func (u *uart) document(shared bool) object {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return object{"MaxConcurrentSessions": maxConsoles, "SSH": object{
-		"ServiceEnabled": u.port != 0, "Port": u.port, "SharedWithManagerCLI": false, "ConsoleEntryCommand": "", "HotKeySequenceDisplay": "~.",
+		"ServiceEnabled": u.port != 0, "Port": u.port, "SharedWithManagerCLI": shared, "ConsoleEntryCommand": "", "HotKeySequenceDisplay": "~.",
 	}}
 }
 
@@ -89,6 +90,7 @@ func (u *uart) serve(ctx context.Context, l net.Listener) error {
 	defer all.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
+	defer u.keys.close()
 	for {
 		conn, err := l.Accept()
 		if ctx.Err() != nil {
@@ -152,8 +154,8 @@ func (u *uart) session(ch ssh.Channel, requests <-chan *ssh.Request) {
 		case "shell":
 			if ok = !shows; ok {
 				shows = true
-				all.Go(func() { _, _ = io.Copy(io.Discard, ch) }) // what is typed
-				at := u.end()                                     // before the client is told that it sees the console
+				all.Go(func() { _, _ = io.Copy(&u.keys, ch) })
+				at := u.end() // before the client is told that it sees the console
 				all.Go(func() {
 					u.show(ch, at, gone)
 					_ = ch.Close()
@@ -210,4 +212,49 @@ func (u *uart) copyFrom(to io.Writer, at int64) (int64, error) {
 		return 0, err
 	}
 	return io.Copy(to, f)
+}
+
+// A keyboard types on the serial port of a server. A server without power
+// hears nothing.
+type keyboard struct {
+	dial func(context.Context) (net.Conn, error) // nil if there is none
+
+	mu    sync.Mutex
+	conn  net.Conn // nil until something is typed
+	all   sync.WaitGroup
+	ended bool
+}
+
+// Write implements io.Writer.
+func (k *keyboard) Write(p []byte) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.dial == nil || k.ended {
+		return len(p), nil
+	}
+	for range 2 { // what is there may be of a power cycle ago
+		if k.conn == nil {
+			conn, err := k.dial(context.Background())
+			if err != nil {
+				return len(p), nil
+			}
+			k.conn = conn
+			k.all.Go(func() { _, _ = io.Copy(io.Discard, conn) }) // the file has it; ends with conn
+		}
+		if _, err := k.conn.Write(p); err == nil {
+			break
+		}
+		_ = k.conn.Close()
+		k.conn = nil
+	}
+	return len(p), nil
+}
+
+func (k *keyboard) close() {
+	k.mu.Lock()
+	if k.ended = true; k.conn != nil {
+		_ = k.conn.Close()
+	}
+	k.mu.Unlock()
+	k.all.Wait()
 }

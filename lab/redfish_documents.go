@@ -132,7 +132,7 @@ func (b *BMC) system() object {
 		}},
 	})
 	if b.uart != nil {
-		doc["SerialConsole"] = b.uart.document()
+		doc["SerialConsole"] = b.uart.document(b.has(SharesConsole))
 	}
 	return doc
 }

@@ -19,11 +19,14 @@ const (
 	// IgnoresOverride: the boot override is accepted and shown, and the
 	// firmware starts in its own order.
 	IgnoresOverride Quirk = "ignores-override"
+	// SharesConsole: who gets out of the serial console gets to the BMC's own
+	// command line, or so the BMC says.
+	SharesConsole Quirk = "shares-console"
 )
 
 // Quirks lists them all, in the order of their names.
 func Quirks() []Quirk {
-	return []Quirk{IgnoresOverride, IgnoresPower}
+	return []Quirk{IgnoresOverride, IgnoresPower, SharesConsole}
 }
 
 // SetQuirk switches a quirk on or off.

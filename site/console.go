@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -82,6 +81,7 @@ type screen struct {
 
 	mu         sync.Mutex
 	allocation string // that the machine has now
+	line       *line  // to type on; nil while the console is not open
 	state      ingotv1.ConsoleState
 	err        string
 	turned     chan struct{} // closed and replaced when the state changes
@@ -93,10 +93,13 @@ func newScreen(keep int) *screen {
 	return s
 }
 
-func (s *screen) turn(state ingotv1.ConsoleState, err error) {
+func (s *screen) turn(state ingotv1.ConsoleState, err error) { s.turnOn(nil, state, err) }
+
+// turnOn is turn for a console with a line to type on.
+func (s *screen) turnOn(l *line, state ingotv1.ConsoleState, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state, s.err = state, ""
+	s.line, s.state, s.err = l, state, ""
 	if err != nil {
 		s.err = err.Error()
 	}
@@ -249,15 +252,15 @@ func (c *Consoles) listen(ctx context.Context, want *ingotv1.BMCWanted, s *scree
 
 // once opens a console and keeps what it shows until it is closed.
 func (c *Consoles) once(ctx context.Context, want *ingotv1.BMCWanted, s *screen) error {
-	shown, err := c.open(ctx, want)
+	l, err := c.open(ctx, want)
 	if err != nil {
 		return err
 	}
-	defer shown.Close()
-	s.turn(ingotv1.ConsoleState_CONSOLE_STATE_OPEN, nil)
+	defer l.Close()
+	s.turnOn(l, ingotv1.ConsoleState_CONSOLE_STATE_OPEN, nil)
 	buf := make([]byte, 4<<10)
 	for {
-		n, err := shown.Read(buf)
+		n, err := l.Read(buf)
 		s.show(buf[:n])
 		if err != nil {
 			return fault.Wrap(fault.Unavailable, "bmc "+want.GetId(), "closed the console", err)
@@ -266,7 +269,7 @@ func (c *Consoles) once(ctx context.Context, want *ingotv1.BMCWanted, s *screen)
 }
 
 // open looks up where the console is and opens it.
-func (c *Consoles) open(ctx context.Context, want *ingotv1.BMCWanted) (io.ReadCloser, error) {
+func (c *Consoles) open(ctx context.Context, want *ingotv1.BMCWanted) (*line, error) {
 	select {
 	case c.logins <- struct{}{}:
 		defer func() { <-c.logins }()
@@ -286,7 +289,11 @@ func (c *Consoles) open(ctx context.Context, want *ingotv1.BMCWanted) (io.ReadCl
 	if !strings.EqualFold(at.UUID, want.GetMachine()) {
 		return nil, misplaced(want, strings.ToLower(at.UUID))
 	}
-	return at.Open(ctx, e, c.hostKey(want))
+	open, err := at.Open(ctx, e, c.hostKey(want))
+	if err != nil {
+		return nil, err
+	}
+	return &line{open, at.Shared}, nil
 }
 
 // endpoint is where a wanted BMC is.
@@ -306,33 +313,45 @@ func misplaced(want *ingotv1.BMCWanted, machine string) error {
 func (c *Consoles) deliver(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
-	sending := map[string]context.CancelFunc{} // by id of the reading
+	sending, hearing := map[string]context.CancelFunc{}, map[string]context.CancelFunc{} // by id of the reading
 	defer func() {
-		for _, stop := range sending {
-			stop()
-		}
+		keepOnly(sending, nil)
+		keepOnly(hearing, nil)
 	}()
+	start := func(of map[string]context.CancelFunc, r *ingotv1.ConsoleReading, run func(context.Context, *ingotv1.ConsoleReading)) {
+		if of[r.GetId()] == nil {
+			own, stop := context.WithCancel(ctx)
+			of[r.GetId()] = stop
+			all.Go(func() { run(own, r) })
+		}
+	}
 	stayTuned(ctx, func(ctx context.Context) (*connect.ServerStreamForClient[ingotv1.ConsoleServiceWantedResponse], error) {
 		return c.cfg.API.Wanted(ctx, connect.NewRequest(&ingotv1.ConsoleServiceWantedRequest{Partition: c.cfg.Partition}))
 	}, func(m *ingotv1.ConsoleServiceWantedResponse) {
-		wanted := map[string]bool{}
+		read, written := map[string]bool{}, map[string]bool{}
 		for _, r := range m.GetReadings() {
-			wanted[r.GetId()] = true
-			if sending[r.GetId()] == nil {
-				own, stop := context.WithCancel(ctx)
-				sending[r.GetId()] = stop
-				all.Go(func() { c.send(own, r) })
+			read[r.GetId()] = true
+			start(sending, r, c.send)
+			if r.GetWritten() {
+				written[r.GetId()] = true
+				start(hearing, r, c.hear)
 			}
 		}
-		for id, stop := range sending {
-			if !wanted[id] {
-				stop()
-				delete(sending, id)
-			}
-		}
+		keepOnly(sending, read)
+		keepOnly(hearing, written)
 	}, func(err error) {
 		c.cfg.Log.Warn("the control plane does not say which consoles are read", "error", err)
 	})
+}
+
+// keepOnly stops those of running that are not to run any more.
+func keepOnly(running map[string]context.CancelFunc, keep map[string]bool) {
+	for id, stop := range running {
+		if !keep[id] {
+			stop()
+			delete(running, id)
+		}
+	}
 }
 
 const (

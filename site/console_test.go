@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/ingot-cloud/ingot/lab"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 	"github.com/ingot-cloud/ingot/site"
@@ -29,11 +31,15 @@ type desk struct {
 	sent     map[string][]*ingotv1.ConsoleServiceSendRequest
 	lose     int // answers that get lost
 	calls    int
+	written  bool                                     // somebody writes
+	keys     chan *ingotv1.ConsoleServiceKeysResponse // for the site
+	outcomes chan *ingotv1.ConsoleServiceTypedRequest
 }
 
 func newDesk(t *testing.T) (*desk, ingotv1connect.ConsoleServiceClient) {
 	t.Helper()
 	d := &desk{readings: map[string]string{}, moved: make(chan struct{}), sent: map[string][]*ingotv1.ConsoleServiceSendRequest{}}
+	d.keys, d.outcomes = make(chan *ingotv1.ConsoleServiceKeysResponse), make(chan *ingotv1.ConsoleServiceTypedRequest, 1)
 	mux := http.NewServeMux()
 	mux.Handle(ingotv1connect.NewConsoleServiceHandler(d))
 	s := httptest.NewUnstartedServer(mux)
@@ -66,7 +72,7 @@ func (d *desk) Wanted(ctx context.Context, _ *connect.Request[ingotv1.ConsoleSer
 		d.mu.Lock()
 		var all []*ingotv1.ConsoleReading
 		for m, id := range d.readings {
-			all = append(all, &ingotv1.ConsoleReading{Uuid: m, Id: id})
+			all = append(all, &ingotv1.ConsoleReading{Uuid: m, Id: id, Written: d.written})
 		}
 		moved := d.moved
 		d.mu.Unlock()
@@ -94,6 +100,86 @@ func (d *desk) Send(_ context.Context, r *connect.Request[ingotv1.ConsoleService
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("lost"))
 	}
 	return connect.NewResponse(&ingotv1.ConsoleServiceSendResponse{}), nil
+}
+
+func (d *desk) Keys(ctx context.Context, _ *connect.Request[ingotv1.ConsoleServiceKeysRequest], s *connect.ServerStream[ingotv1.ConsoleServiceKeysResponse]) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case k := <-d.keys:
+			if k == nil { // the connection breaks
+				return connect.NewError(connect.CodeUnavailable, fmt.Errorf("broken"))
+			}
+			if err := s.Send(k); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (d *desk) Typed(_ context.Context, r *connect.Request[ingotv1.ConsoleServiceTypedRequest]) (*connect.Response[ingotv1.ConsoleServiceTypedResponse], error) {
+	d.outcomes <- r.Msg
+	return connect.NewResponse(&ingotv1.ConsoleServiceTypedResponse{}), nil
+}
+
+// types hands keys to the site and returns what became of them.
+func (d *desk) types(t *testing.T, number uint64, keys string, allocation *string) *ingotv1.ConsoleServiceTypedRequest {
+	t.Helper()
+	until := time.After(30 * time.Second)
+	select {
+	case d.keys <- &ingotv1.ConsoleServiceKeysResponse{Number: number, Keys: []byte(keys), Allocation: allocation}:
+	case <-until:
+		t.Fatal("the site does not ask for keys")
+	}
+	select {
+	case o := <-d.outcomes:
+		if o.GetNumber() != number || o.GetUuid() != uuid || o.GetPartition() != partition {
+			t.Fatalf("outcome %v of keys %d", o, number)
+		}
+		return o
+	case <-until:
+		t.Fatal("the site does not say what became of keys")
+		return nil
+	}
+}
+
+// keys is the serial port of a server: it keeps what is typed.
+type keys struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (k *keys) dial(context.Context) (net.Conn, error) {
+	near, far := net.Pipe()
+	go func() { // ends when the BMC closes its end
+		for buf := make([]byte, 100); ; {
+			n, err := far.Read(buf)
+			if err != nil {
+				return
+			}
+			k.mu.Lock()
+			k.text += string(buf[:n])
+			k.mu.Unlock()
+		}
+	}()
+	return near, nil
+}
+
+// are waits until exactly this was typed.
+func (k *keys) are(t *testing.T, want string) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		k.mu.Lock()
+		text := k.text
+		k.mu.Unlock()
+		if text == want {
+			return
+		}
+		if len(text) > len(want) || time.Now().After(deadline) {
+			t.Fatalf("typed %q, want %q", text, want)
+		}
+	}
 }
 
 // got returns what came for a reading, by allocation: [a]text; and the newest
@@ -317,4 +403,74 @@ func TestConsoleEnds(t *testing.T) {
 		t.Errorf("%d Redfish sessions are kept for a console", n)
 	}
 	stop()
+}
+
+// What is typed reaches the console, in order, once, and only while the machine
+// is whose it must be.
+func TestConsoleKeys(t *testing.T) {
+	c, d, _ := startConsoles(t, 0)
+	s := newServer(t, "b1")
+	s.want.Machine = uuid
+	c.want(func(w *ingotv1.SiteWanted) { w.Bmcs = []*ingotv1.BMCWanted{s.want} })
+	d.read(uuid, "one")
+	d.is(t, "one", isOpen, "")
+	d.change(func() { d.written = true })
+	const (
+		typed    = ingotv1.ConsoleKeys_CONSOLE_KEYS_TYPED
+		closed   = ingotv1.ConsoleKeys_CONSOLE_KEYS_CLOSED
+		notOwned = ingotv1.ConsoleKeys_CONSOLE_KEYS_NOT_OWNED
+	)
+	want, number := "", uint64(0)
+	enter := func(keys string, allocation *string, outcome ingotv1.ConsoleKeys) {
+		t.Helper()
+		number++
+		if o := d.types(t, number, keys, allocation); o.GetOutcome() != outcome {
+			t.Errorf("%q: %v", keys, o)
+		}
+		if outcome == typed {
+			want += keys
+		}
+	}
+	enter("root\r", nil, typed)
+	for i := range 20 {
+		enter(fmt.Sprintf("line %d\r", i), nil, typed)
+	}
+	d.keys <- nil // the site asks again
+	enter("\x03\x00after\r", nil, typed)
+	mine, other := "a1", "a2"
+	enter("of a tenant\r", &mine, notOwned)
+	c.want(func(w *ingotv1.SiteWanted) { w.Bmcs[0].Allocation = mine })
+	d.eventually(t, "one", "the label", func(text string, _ *ingotv1.ConsoleServiceSendRequest) bool {
+		s.prints(t, ".")
+		return strings.Contains(text, "[a1].")
+	})
+	enter("of a tenant\r", &mine, typed)
+	enter("of another\r", &other, notOwned)
+	s.typed.are(t, want)
+	s.stop()
+	d.is(t, "one", isClosed, "")
+	enter("too late\r", nil, closed)
+	s.typed.are(t, want)
+}
+
+// Where the console leads to the BMC's own command line, a tenant types nothing.
+func TestConsoleShared(t *testing.T) {
+	c, d, _ := startConsoles(t, 0)
+	s := newServer(t, "b1")
+	if err := s.bmc.SetQuirk(lab.SharesConsole, true); err != nil {
+		t.Fatal(err)
+	}
+	mine := "a1"
+	s.want.Machine, s.want.Allocation = uuid, mine
+	c.want(func(w *ingotv1.SiteWanted) { w.Bmcs = []*ingotv1.BMCWanted{s.want} })
+	d.read(uuid, "one")
+	d.is(t, "one", isOpen, "")
+	d.change(func() { d.written = true })
+	if o := d.types(t, 1, "tenant\r", &mine); o.GetOutcome() != ingotv1.ConsoleKeys_CONSOLE_KEYS_SHARED {
+		t.Errorf("a tenant: %v", o)
+	}
+	if o := d.types(t, 2, "operator\r", nil); o.GetOutcome() != ingotv1.ConsoleKeys_CONSOLE_KEYS_TYPED {
+		t.Errorf("an operator: %v", o)
+	}
+	s.typed.are(t, "operator\r")
 }

@@ -180,6 +180,7 @@ type server struct {
 	stop func() // ends the BMC
 	// serial is the file of what the server prints on its serial console.
 	serial string
+	typed  *keys
 }
 
 const uuid = "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f01"
@@ -192,10 +193,11 @@ func newServer(t *testing.T, id string) server {
 // newServerOn is newServer with a file for its serial console, or without one.
 func newServerOn(t *testing.T, id, serial string) server {
 	t.Helper()
-	shell := &lab.Shell{}
+	shell, typed := &lab.Shell{}, &keys{}
 	b, err := lab.NewBMC(lab.BMCConfig{
 		Board: lab.Board{UUID: uuid, Serial: "SN-" + id, Manufacturer: "Ingot", Model: "Lab", BIOS: "2025.02", Firmware: "1.0", MAC: "02:00:00:00:00:0a"},
 		Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: t.TempDir(), Serial: serial, Setup: true,
+		Keyboard: typed.dial,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +217,7 @@ func newServerOn(t *testing.T, id, serial string) server {
 	t.Cleanup(stop)
 	return server{shell, b, &ingotv1.BMCWanted{
 		Id: id, Address: l.Addr().String(), User: "admin", Password: "s3cret-word", Ca: string(b.CA()),
-	}, stop, serial}
+	}, stop, serial, typed}
 }
 
 // medium is a boot medium that a BMC can fetch.

@@ -79,6 +79,72 @@ func (ConsoleState) EnumDescriptor() ([]byte, []int) {
 	return file_ingot_v1_console_proto_rawDescGZIP(), []int{0}
 }
 
+// ConsoleKeys is what became of keys.
+type ConsoleKeys int32
+
+const (
+	ConsoleKeys_CONSOLE_KEYS_UNSPECIFIED ConsoleKeys = 0
+	// The BMC has taken them.
+	ConsoleKeys_CONSOLE_KEYS_TYPED ConsoleKeys = 1
+	// The console is not open, or was closed meanwhile.
+	ConsoleKeys_CONSOLE_KEYS_CLOSED ConsoleKeys = 2
+	// The machine does not have the allocation they were meant for, as far as
+	// the site knows.
+	ConsoleKeys_CONSOLE_KEYS_NOT_OWNED ConsoleKeys = 3
+	// Who gets out of this console gets to the BMC's own command line: only
+	// operators may type there.
+	ConsoleKeys_CONSOLE_KEYS_SHARED ConsoleKeys = 4
+	// The BMC does not take them. Some may have been typed.
+	ConsoleKeys_CONSOLE_KEYS_STUCK ConsoleKeys = 5
+)
+
+// Enum value maps for ConsoleKeys.
+var (
+	ConsoleKeys_name = map[int32]string{
+		0: "CONSOLE_KEYS_UNSPECIFIED",
+		1: "CONSOLE_KEYS_TYPED",
+		2: "CONSOLE_KEYS_CLOSED",
+		3: "CONSOLE_KEYS_NOT_OWNED",
+		4: "CONSOLE_KEYS_SHARED",
+		5: "CONSOLE_KEYS_STUCK",
+	}
+	ConsoleKeys_value = map[string]int32{
+		"CONSOLE_KEYS_UNSPECIFIED": 0,
+		"CONSOLE_KEYS_TYPED":       1,
+		"CONSOLE_KEYS_CLOSED":      2,
+		"CONSOLE_KEYS_NOT_OWNED":   3,
+		"CONSOLE_KEYS_SHARED":      4,
+		"CONSOLE_KEYS_STUCK":       5,
+	}
+)
+
+func (x ConsoleKeys) Enum() *ConsoleKeys {
+	p := new(ConsoleKeys)
+	*p = x
+	return p
+}
+
+func (x ConsoleKeys) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConsoleKeys) Descriptor() protoreflect.EnumDescriptor {
+	return file_ingot_v1_console_proto_enumTypes[1].Descriptor()
+}
+
+func (ConsoleKeys) Type() protoreflect.EnumType {
+	return &file_ingot_v1_console_proto_enumTypes[1]
+}
+
+func (x ConsoleKeys) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConsoleKeys.Descriptor instead.
+func (ConsoleKeys) EnumDescriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{1}
+}
+
 type ConsoleServiceReadRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Uuid    string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
@@ -87,7 +153,12 @@ type ConsoleServiceReadRequest struct {
 	// the project's allocation began are not among them.
 	Tail uint32 `protobuf:"varint,3,opt,name=tail,proto3" json:"tail,omitempty"`
 	// Whether to go on with what comes.
-	Follow        bool `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
+	Follow bool `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
+	// Whether to have the pen, with follow. If somebody else has it, the call
+	// fails and says who.
+	Write bool `protobuf:"varint,5,opt,name=write,proto3" json:"write,omitempty"`
+	// Whether to take the pen from who has it, with write.
+	Take          bool `protobuf:"varint,6,opt,name=take,proto3" json:"take,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -150,6 +221,20 @@ func (x *ConsoleServiceReadRequest) GetFollow() bool {
 	return false
 }
 
+func (x *ConsoleServiceReadRequest) GetWrite() bool {
+	if x != nil {
+		return x.Write
+	}
+	return false
+}
+
+func (x *ConsoleServiceReadRequest) GetTake() bool {
+	if x != nil {
+		return x.Take
+	}
+	return false
+}
+
 // ConsoleServiceReadResponse is empty as a sign of life.
 type ConsoleServiceReadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -159,7 +244,12 @@ type ConsoleServiceReadResponse struct {
 	// could be delivered.
 	Lost uint64 `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
 	// Why nothing new comes, for people; the console may come back.
-	Notice        string `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
+	Notice string `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
+	// The pen, once, to whom it was given: Write wants to see it. It is good
+	// until this stream ends or somebody takes it.
+	Pen string `protobuf:"bytes,4,opt,name=pen,proto3" json:"pen,omitempty"`
+	// Whether somebody has taken the pen: the notice says who. Reading goes on.
+	PenLost       bool `protobuf:"varint,5,opt,name=pen_lost,json=penLost,proto3" json:"pen_lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -215,13 +305,32 @@ func (x *ConsoleServiceReadResponse) GetNotice() string {
 	return ""
 }
 
+func (x *ConsoleServiceReadResponse) GetPen() string {
+	if x != nil {
+		return x.Pen
+	}
+	return ""
+}
+
+func (x *ConsoleServiceReadResponse) GetPenLost() bool {
+	if x != nil {
+		return x.PenLost
+	}
+	return false
+}
+
 type ConsoleServiceReadAnyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Uuid  string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	// How many of the last bytes to send first.
 	Tail uint32 `protobuf:"varint,2,opt,name=tail,proto3" json:"tail,omitempty"`
 	// Whether to go on with what comes.
-	Follow        bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
+	Follow bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
+	// Whether to have the pen, with follow. If somebody else has it, the call
+	// fails and says who.
+	Write bool `protobuf:"varint,4,opt,name=write,proto3" json:"write,omitempty"`
+	// Whether to take the pen from who has it, with write.
+	Take          bool `protobuf:"varint,5,opt,name=take,proto3" json:"take,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -277,6 +386,20 @@ func (x *ConsoleServiceReadAnyRequest) GetFollow() bool {
 	return false
 }
 
+func (x *ConsoleServiceReadAnyRequest) GetWrite() bool {
+	if x != nil {
+		return x.Write
+	}
+	return false
+}
+
+func (x *ConsoleServiceReadAnyRequest) GetTake() bool {
+	if x != nil {
+		return x.Take
+	}
+	return false
+}
+
 // ConsoleServiceReadAnyResponse is empty as a sign of life.
 type ConsoleServiceReadAnyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -286,7 +409,12 @@ type ConsoleServiceReadAnyResponse struct {
 	// could be delivered.
 	Lost uint64 `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
 	// Why nothing new comes, for people; the console may come back.
-	Notice        string `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
+	Notice string `protobuf:"bytes,3,opt,name=notice,proto3" json:"notice,omitempty"`
+	// The pen, once, to whom it was given: Write wants to see it. It is good
+	// until this stream ends or somebody takes it.
+	Pen string `protobuf:"bytes,4,opt,name=pen,proto3" json:"pen,omitempty"`
+	// Whether somebody has taken the pen: the notice says who. Reading goes on.
+	PenLost       bool `protobuf:"varint,5,opt,name=pen_lost,json=penLost,proto3" json:"pen_lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -342,6 +470,226 @@ func (x *ConsoleServiceReadAnyResponse) GetNotice() string {
 	return ""
 }
 
+func (x *ConsoleServiceReadAnyResponse) GetPen() string {
+	if x != nil {
+		return x.Pen
+	}
+	return ""
+}
+
+func (x *ConsoleServiceReadAnyResponse) GetPenLost() bool {
+	if x != nil {
+		return x.PenLost
+	}
+	return false
+}
+
+type ConsoleServiceWriteRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Uuid    string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Project string                 `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
+	// The pen, from Read.
+	Pen string `protobuf:"bytes,3,opt,name=pen,proto3" json:"pen,omitempty"`
+	// What to type, as a terminal sends it. It may be a password: it is not
+	// logged, audited or stored.
+	Keys          []byte `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceWriteRequest) Reset() {
+	*x = ConsoleServiceWriteRequest{}
+	mi := &file_ingot_v1_console_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceWriteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceWriteRequest) ProtoMessage() {}
+
+func (x *ConsoleServiceWriteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceWriteRequest.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceWriteRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ConsoleServiceWriteRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ConsoleServiceWriteRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ConsoleServiceWriteRequest) GetPen() string {
+	if x != nil {
+		return x.Pen
+	}
+	return ""
+}
+
+func (x *ConsoleServiceWriteRequest) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type ConsoleServiceWriteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceWriteResponse) Reset() {
+	*x = ConsoleServiceWriteResponse{}
+	mi := &file_ingot_v1_console_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceWriteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceWriteResponse) ProtoMessage() {}
+
+func (x *ConsoleServiceWriteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceWriteResponse.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceWriteResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{5}
+}
+
+type ConsoleServiceWriteAnyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uuid  string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	// The pen, from ReadAny.
+	Pen string `protobuf:"bytes,2,opt,name=pen,proto3" json:"pen,omitempty"`
+	// What to type, as a terminal sends it. It may be a password: it is not
+	// logged, audited or stored.
+	Keys          []byte `protobuf:"bytes,3,opt,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceWriteAnyRequest) Reset() {
+	*x = ConsoleServiceWriteAnyRequest{}
+	mi := &file_ingot_v1_console_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceWriteAnyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceWriteAnyRequest) ProtoMessage() {}
+
+func (x *ConsoleServiceWriteAnyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceWriteAnyRequest.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceWriteAnyRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ConsoleServiceWriteAnyRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ConsoleServiceWriteAnyRequest) GetPen() string {
+	if x != nil {
+		return x.Pen
+	}
+	return ""
+}
+
+func (x *ConsoleServiceWriteAnyRequest) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type ConsoleServiceWriteAnyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceWriteAnyResponse) Reset() {
+	*x = ConsoleServiceWriteAnyResponse{}
+	mi := &file_ingot_v1_console_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceWriteAnyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceWriteAnyResponse) ProtoMessage() {}
+
+func (x *ConsoleServiceWriteAnyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceWriteAnyResponse.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceWriteAnyResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{7}
+}
+
 type ConsoleServiceWantedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
@@ -351,7 +699,7 @@ type ConsoleServiceWantedRequest struct {
 
 func (x *ConsoleServiceWantedRequest) Reset() {
 	*x = ConsoleServiceWantedRequest{}
-	mi := &file_ingot_v1_console_proto_msgTypes[4]
+	mi := &file_ingot_v1_console_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +711,7 @@ func (x *ConsoleServiceWantedRequest) String() string {
 func (*ConsoleServiceWantedRequest) ProtoMessage() {}
 
 func (x *ConsoleServiceWantedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_console_proto_msgTypes[4]
+	mi := &file_ingot_v1_console_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +724,7 @@ func (x *ConsoleServiceWantedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleServiceWantedRequest.ProtoReflect.Descriptor instead.
 func (*ConsoleServiceWantedRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_console_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ConsoleServiceWantedRequest) GetPartition() string {
@@ -396,7 +744,7 @@ type ConsoleServiceWantedResponse struct {
 
 func (x *ConsoleServiceWantedResponse) Reset() {
 	*x = ConsoleServiceWantedResponse{}
-	mi := &file_ingot_v1_console_proto_msgTypes[5]
+	mi := &file_ingot_v1_console_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +756,7 @@ func (x *ConsoleServiceWantedResponse) String() string {
 func (*ConsoleServiceWantedResponse) ProtoMessage() {}
 
 func (x *ConsoleServiceWantedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_console_proto_msgTypes[5]
+	mi := &file_ingot_v1_console_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +769,7 @@ func (x *ConsoleServiceWantedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleServiceWantedResponse.ProtoReflect.Descriptor instead.
 func (*ConsoleServiceWantedResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_console_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ConsoleServiceWantedResponse) GetReadings() []*ConsoleReading {
@@ -434,16 +782,18 @@ func (x *ConsoleServiceWantedResponse) GetReadings() []*ConsoleReading {
 // ConsoleReading is a console that somebody reads. The site sends it from the
 // oldest byte it has, once for each id.
 type ConsoleReading struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uuid  string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Whether one of the readers may write: the site then asks for the keys.
+	Written       bool `protobuf:"varint,3,opt,name=written,proto3" json:"written,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConsoleReading) Reset() {
 	*x = ConsoleReading{}
-	mi := &file_ingot_v1_console_proto_msgTypes[6]
+	mi := &file_ingot_v1_console_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +805,7 @@ func (x *ConsoleReading) String() string {
 func (*ConsoleReading) ProtoMessage() {}
 
 func (x *ConsoleReading) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_console_proto_msgTypes[6]
+	mi := &file_ingot_v1_console_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +818,7 @@ func (x *ConsoleReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleReading.ProtoReflect.Descriptor instead.
 func (*ConsoleReading) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_console_proto_rawDescGZIP(), []int{6}
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ConsoleReading) GetUuid() string {
@@ -483,6 +833,13 @@ func (x *ConsoleReading) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *ConsoleReading) GetWritten() bool {
+	if x != nil {
+		return x.Written
+	}
+	return false
 }
 
 type ConsoleServiceSendRequest struct {
@@ -511,7 +868,7 @@ type ConsoleServiceSendRequest struct {
 
 func (x *ConsoleServiceSendRequest) Reset() {
 	*x = ConsoleServiceSendRequest{}
-	mi := &file_ingot_v1_console_proto_msgTypes[7]
+	mi := &file_ingot_v1_console_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +880,7 @@ func (x *ConsoleServiceSendRequest) String() string {
 func (*ConsoleServiceSendRequest) ProtoMessage() {}
 
 func (x *ConsoleServiceSendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_console_proto_msgTypes[7]
+	mi := &file_ingot_v1_console_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +893,7 @@ func (x *ConsoleServiceSendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleServiceSendRequest.ProtoReflect.Descriptor instead.
 func (*ConsoleServiceSendRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_console_proto_rawDescGZIP(), []int{7}
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ConsoleServiceSendRequest) GetPartition() string {
@@ -617,7 +974,7 @@ type ConsoleServiceSendResponse struct {
 
 func (x *ConsoleServiceSendResponse) Reset() {
 	*x = ConsoleServiceSendResponse{}
-	mi := &file_ingot_v1_console_proto_msgTypes[8]
+	mi := &file_ingot_v1_console_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +986,7 @@ func (x *ConsoleServiceSendResponse) String() string {
 func (*ConsoleServiceSendResponse) ProtoMessage() {}
 
 func (x *ConsoleServiceSendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_console_proto_msgTypes[8]
+	mi := &file_ingot_v1_console_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,38 +999,305 @@ func (x *ConsoleServiceSendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleServiceSendResponse.ProtoReflect.Descriptor instead.
 func (*ConsoleServiceSendResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_console_proto_rawDescGZIP(), []int{8}
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{12}
+}
+
+type ConsoleServiceKeysRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Uuid      string                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	// The reading whose writer is meant.
+	Reading       string `protobuf:"bytes,3,opt,name=reading,proto3" json:"reading,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceKeysRequest) Reset() {
+	*x = ConsoleServiceKeysRequest{}
+	mi := &file_ingot_v1_console_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceKeysRequest) ProtoMessage() {}
+
+func (x *ConsoleServiceKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceKeysRequest.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceKeysRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ConsoleServiceKeysRequest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *ConsoleServiceKeysRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ConsoleServiceKeysRequest) GetReading() string {
+	if x != nil {
+		return x.Reading
+	}
+	return ""
+}
+
+// ConsoleServiceKeysResponse is empty as a sign of life.
+type ConsoleServiceKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names these keys; 0 in a sign of life. They are sent once.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Keys   []byte `protobuf:"bytes,2,opt,name=keys,proto3" json:"keys,omitempty"`
+	// The allocation that the machine must have when they are typed; unset for
+	// those of an operator, which are for whatever runs there.
+	Allocation    *string `protobuf:"bytes,3,opt,name=allocation,proto3,oneof" json:"allocation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceKeysResponse) Reset() {
+	*x = ConsoleServiceKeysResponse{}
+	mi := &file_ingot_v1_console_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceKeysResponse) ProtoMessage() {}
+
+func (x *ConsoleServiceKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceKeysResponse.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceKeysResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ConsoleServiceKeysResponse) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ConsoleServiceKeysResponse) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ConsoleServiceKeysResponse) GetAllocation() string {
+	if x != nil && x.Allocation != nil {
+		return *x.Allocation
+	}
+	return ""
+}
+
+type ConsoleServiceTypedRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Uuid      string                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Reading   string                 `protobuf:"bytes,3,opt,name=reading,proto3" json:"reading,omitempty"`
+	Number    uint64                 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+	// What became of the keys.
+	Outcome ConsoleKeys `protobuf:"varint,5,opt,name=outcome,proto3,enum=ingot.v1.ConsoleKeys" json:"outcome,omitempty"`
+	// Why they were not typed: object, fact and next step. For operators.
+	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceTypedRequest) Reset() {
+	*x = ConsoleServiceTypedRequest{}
+	mi := &file_ingot_v1_console_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceTypedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceTypedRequest) ProtoMessage() {}
+
+func (x *ConsoleServiceTypedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceTypedRequest.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceTypedRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ConsoleServiceTypedRequest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *ConsoleServiceTypedRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ConsoleServiceTypedRequest) GetReading() string {
+	if x != nil {
+		return x.Reading
+	}
+	return ""
+}
+
+func (x *ConsoleServiceTypedRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ConsoleServiceTypedRequest) GetOutcome() ConsoleKeys {
+	if x != nil {
+		return x.Outcome
+	}
+	return ConsoleKeys_CONSOLE_KEYS_UNSPECIFIED
+}
+
+func (x *ConsoleServiceTypedRequest) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type ConsoleServiceTypedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsoleServiceTypedResponse) Reset() {
+	*x = ConsoleServiceTypedResponse{}
+	mi := &file_ingot_v1_console_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsoleServiceTypedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsoleServiceTypedResponse) ProtoMessage() {}
+
+func (x *ConsoleServiceTypedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_console_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsoleServiceTypedResponse.ProtoReflect.Descriptor instead.
+func (*ConsoleServiceTypedResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_console_proto_rawDescGZIP(), []int{16}
 }
 
 var File_ingot_v1_console_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_console_proto_rawDesc = "" +
 	"\n" +
-	"\x16ingot/v1/console.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\x94\x01\n" +
+	"\x16ingot/v1/console.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\xbe\x01\n" +
 	"\x19ConsoleServiceReadRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\"\n" +
 	"\aproject\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aproject\x12\x1d\n" +
 	"\x04tail\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@R\x04tail\x12\x16\n" +
-	"\x06follow\x18\x04 \x01(\bR\x06follow\"\\\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x14\n" +
+	"\x05write\x18\x05 \x01(\bR\x05write\x12\x12\n" +
+	"\x04take\x18\x06 \x01(\bR\x04take\"\x89\x01\n" +
 	"\x1aConsoleServiceReadResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
 	"\x04lost\x18\x02 \x01(\x04R\x04lost\x12\x16\n" +
-	"\x06notice\x18\x03 \x01(\tR\x06notice\"s\n" +
+	"\x06notice\x18\x03 \x01(\tR\x06notice\x12\x10\n" +
+	"\x03pen\x18\x04 \x01(\tR\x03pen\x12\x19\n" +
+	"\bpen_lost\x18\x05 \x01(\bR\apenLost\"\x9d\x01\n" +
 	"\x1cConsoleServiceReadAnyRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\x1d\n" +
 	"\x04tail\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@R\x04tail\x12\x16\n" +
-	"\x06follow\x18\x03 \x01(\bR\x06follow\"_\n" +
+	"\x06follow\x18\x03 \x01(\bR\x06follow\x12\x14\n" +
+	"\x05write\x18\x04 \x01(\bR\x05write\x12\x12\n" +
+	"\x04take\x18\x05 \x01(\bR\x04take\"\x8c\x01\n" +
 	"\x1dConsoleServiceReadAnyResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
 	"\x04lost\x18\x02 \x01(\x04R\x04lost\x12\x16\n" +
-	"\x06notice\x18\x03 \x01(\tR\x06notice\"H\n" +
+	"\x06notice\x18\x03 \x01(\tR\x06notice\x12\x10\n" +
+	"\x03pen\x18\x04 \x01(\tR\x03pen\x12\x19\n" +
+	"\bpen_lost\x18\x05 \x01(\bR\apenLost\"\xa1\x01\n" +
+	"\x1aConsoleServiceWriteRequest\x12\x1c\n" +
+	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\"\n" +
+	"\aproject\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aproject\x12\x1e\n" +
+	"\x03pen\x18\x03 \x01(\tB\f\xbaH\x06r\x04\x10\x01\x18@\x80\x01\x01R\x03pen\x12!\n" +
+	"\x04keys\x18\x04 \x01(\fB\r\xbaH\az\x05\x10\x01\x18\x80 \x80\x01\x01R\x04keys\"\x1d\n" +
+	"\x1bConsoleServiceWriteResponse\"\x80\x01\n" +
+	"\x1dConsoleServiceWriteAnyRequest\x12\x1c\n" +
+	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\x1e\n" +
+	"\x03pen\x18\x02 \x01(\tB\f\xbaH\x06r\x04\x10\x01\x18@\x80\x01\x01R\x03pen\x12!\n" +
+	"\x04keys\x18\x03 \x01(\fB\r\xbaH\az\x05\x10\x01\x18\x80 \x80\x01\x01R\x04keys\" \n" +
+	"\x1eConsoleServiceWriteAnyResponse\"H\n" +
 	"\x1bConsoleServiceWantedRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\"T\n" +
 	"\x1cConsoleServiceWantedResponse\x124\n" +
-	"\breadings\x18\x01 \x03(\v2\x18.ingot.v1.ConsoleReadingR\breadings\"4\n" +
+	"\breadings\x18\x01 \x03(\v2\x18.ingot.v1.ConsoleReadingR\breadings\"N\n" +
 	"\x0eConsoleReading\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"\xf2\x02\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
+	"\awritten\x18\x03 \x01(\bR\awritten\"\xf2\x02\n" +
 	"\x19ConsoleServiceSendRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1c\n" +
 	"\x04uuid\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\x16\n" +
@@ -688,18 +1312,50 @@ const file_ingot_v1_console_proto_rawDesc = "" +
 	"\x05state\x18\t \x01(\x0e2\x16.ingot.v1.ConsoleStateR\x05state\x12\x1e\n" +
 	"\x05error\x18\n" +
 	" \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\"\x1c\n" +
-	"\x1aConsoleServiceSendResponse*~\n" +
+	"\x1aConsoleServiceSendResponse\"\x89\x01\n" +
+	"\x19ConsoleServiceKeysRequest\x12)\n" +
+	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1c\n" +
+	"\x04uuid\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12#\n" +
+	"\areading\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\areading\"\x81\x01\n" +
+	"\x1aConsoleServiceKeysResponse\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n" +
+	"\x04keys\x18\x02 \x01(\fB\x03\x80\x01\x01R\x04keys\x12#\n" +
+	"\n" +
+	"allocation\x18\x03 \x01(\tH\x00R\n" +
+	"allocation\x88\x01\x01B\r\n" +
+	"\v_allocation\"\xff\x01\n" +
+	"\x1aConsoleServiceTypedRequest\x12)\n" +
+	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1c\n" +
+	"\x04uuid\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12#\n" +
+	"\areading\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\areading\x12\x16\n" +
+	"\x06number\x18\x04 \x01(\x04R\x06number\x12;\n" +
+	"\aoutcome\x18\x05 \x01(\x0e2\x15.ingot.v1.ConsoleKeysB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\aoutcome\x12\x1e\n" +
+	"\x05error\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\"\x1d\n" +
+	"\x1bConsoleServiceTypedResponse*~\n" +
 	"\fConsoleState\x12\x1d\n" +
 	"\x19CONSOLE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CONSOLE_STATE_OPEN\x10\x01\x12\x18\n" +
 	"\x14CONSOLE_STATE_CLOSED\x10\x02\x12\x1d\n" +
-	"\x19CONSOLE_STATE_UNSUPPORTED\x10\x032\x9e\x03\n" +
+	"\x19CONSOLE_STATE_UNSUPPORTED\x10\x03*\xa9\x01\n" +
+	"\vConsoleKeys\x12\x1c\n" +
+	"\x18CONSOLE_KEYS_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12CONSOLE_KEYS_TYPED\x10\x01\x12\x17\n" +
+	"\x13CONSOLE_KEYS_CLOSED\x10\x02\x12\x1a\n" +
+	"\x16CONSOLE_KEYS_NOT_OWNED\x10\x03\x12\x17\n" +
+	"\x13CONSOLE_KEYS_SHARED\x10\x04\x12\x16\n" +
+	"\x12CONSOLE_KEYS_STUCK\x10\x052\xab\x06\n" +
 	"\x0eConsoleService\x12_\n" +
 	"\x04Read\x12#.ingot.v1.ConsoleServiceReadRequest\x1a$.ingot.v1.ConsoleServiceReadResponse\"\n" +
 	"\xca\xf3\x18\x02\x01\x02\xe0\xf3\x18\x010\x01\x12g\n" +
-	"\aReadAny\x12&.ingot.v1.ConsoleServiceReadAnyRequest\x1a'.ingot.v1.ConsoleServiceReadAnyResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x010\x01\x12d\n" +
+	"\aReadAny\x12&.ingot.v1.ConsoleServiceReadAnyRequest\x1a'.ingot.v1.ConsoleServiceReadAnyResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x010\x01\x12`\n" +
+	"\x05Write\x12$.ingot.v1.ConsoleServiceWriteRequest\x1a%.ingot.v1.ConsoleServiceWriteResponse\"\n" +
+	"\xca\xf3\x18\x02\x01\x02\xe0\xf3\x18\x02\x12h\n" +
+	"\bWriteAny\x12'.ingot.v1.ConsoleServiceWriteAnyRequest\x1a(.ingot.v1.ConsoleServiceWriteAnyResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x02\x12d\n" +
 	"\x06Wanted\x12%.ingot.v1.ConsoleServiceWantedRequest\x1a&.ingot.v1.ConsoleServiceWantedResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x010\x01\x12\\\n" +
-	"\x04Send\x12#.ingot.v1.ConsoleServiceSendRequest\x1a$.ingot.v1.ConsoleServiceSendResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
+	"\x04Send\x12#.ingot.v1.ConsoleServiceSendRequest\x1a$.ingot.v1.ConsoleServiceSendResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01\x12^\n" +
+	"\x04Keys\x12#.ingot.v1.ConsoleServiceKeysRequest\x1a$.ingot.v1.ConsoleServiceKeysResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x010\x01\x12_\n" +
+	"\x05Typed\x12$.ingot.v1.ConsoleServiceTypedRequest\x1a%.ingot.v1.ConsoleServiceTypedResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
 	file_ingot_v1_console_proto_rawDescOnce sync.Once
@@ -713,36 +1369,54 @@ func file_ingot_v1_console_proto_rawDescGZIP() []byte {
 	return file_ingot_v1_console_proto_rawDescData
 }
 
-var file_ingot_v1_console_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_console_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ingot_v1_console_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ingot_v1_console_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_ingot_v1_console_proto_goTypes = []any{
-	(ConsoleState)(0),                     // 0: ingot.v1.ConsoleState
-	(*ConsoleServiceReadRequest)(nil),     // 1: ingot.v1.ConsoleServiceReadRequest
-	(*ConsoleServiceReadResponse)(nil),    // 2: ingot.v1.ConsoleServiceReadResponse
-	(*ConsoleServiceReadAnyRequest)(nil),  // 3: ingot.v1.ConsoleServiceReadAnyRequest
-	(*ConsoleServiceReadAnyResponse)(nil), // 4: ingot.v1.ConsoleServiceReadAnyResponse
-	(*ConsoleServiceWantedRequest)(nil),   // 5: ingot.v1.ConsoleServiceWantedRequest
-	(*ConsoleServiceWantedResponse)(nil),  // 6: ingot.v1.ConsoleServiceWantedResponse
-	(*ConsoleReading)(nil),                // 7: ingot.v1.ConsoleReading
-	(*ConsoleServiceSendRequest)(nil),     // 8: ingot.v1.ConsoleServiceSendRequest
-	(*ConsoleServiceSendResponse)(nil),    // 9: ingot.v1.ConsoleServiceSendResponse
+	(ConsoleState)(0),                      // 0: ingot.v1.ConsoleState
+	(ConsoleKeys)(0),                       // 1: ingot.v1.ConsoleKeys
+	(*ConsoleServiceReadRequest)(nil),      // 2: ingot.v1.ConsoleServiceReadRequest
+	(*ConsoleServiceReadResponse)(nil),     // 3: ingot.v1.ConsoleServiceReadResponse
+	(*ConsoleServiceReadAnyRequest)(nil),   // 4: ingot.v1.ConsoleServiceReadAnyRequest
+	(*ConsoleServiceReadAnyResponse)(nil),  // 5: ingot.v1.ConsoleServiceReadAnyResponse
+	(*ConsoleServiceWriteRequest)(nil),     // 6: ingot.v1.ConsoleServiceWriteRequest
+	(*ConsoleServiceWriteResponse)(nil),    // 7: ingot.v1.ConsoleServiceWriteResponse
+	(*ConsoleServiceWriteAnyRequest)(nil),  // 8: ingot.v1.ConsoleServiceWriteAnyRequest
+	(*ConsoleServiceWriteAnyResponse)(nil), // 9: ingot.v1.ConsoleServiceWriteAnyResponse
+	(*ConsoleServiceWantedRequest)(nil),    // 10: ingot.v1.ConsoleServiceWantedRequest
+	(*ConsoleServiceWantedResponse)(nil),   // 11: ingot.v1.ConsoleServiceWantedResponse
+	(*ConsoleReading)(nil),                 // 12: ingot.v1.ConsoleReading
+	(*ConsoleServiceSendRequest)(nil),      // 13: ingot.v1.ConsoleServiceSendRequest
+	(*ConsoleServiceSendResponse)(nil),     // 14: ingot.v1.ConsoleServiceSendResponse
+	(*ConsoleServiceKeysRequest)(nil),      // 15: ingot.v1.ConsoleServiceKeysRequest
+	(*ConsoleServiceKeysResponse)(nil),     // 16: ingot.v1.ConsoleServiceKeysResponse
+	(*ConsoleServiceTypedRequest)(nil),     // 17: ingot.v1.ConsoleServiceTypedRequest
+	(*ConsoleServiceTypedResponse)(nil),    // 18: ingot.v1.ConsoleServiceTypedResponse
 }
 var file_ingot_v1_console_proto_depIdxs = []int32{
-	7, // 0: ingot.v1.ConsoleServiceWantedResponse.readings:type_name -> ingot.v1.ConsoleReading
-	0, // 1: ingot.v1.ConsoleServiceSendRequest.state:type_name -> ingot.v1.ConsoleState
-	1, // 2: ingot.v1.ConsoleService.Read:input_type -> ingot.v1.ConsoleServiceReadRequest
-	3, // 3: ingot.v1.ConsoleService.ReadAny:input_type -> ingot.v1.ConsoleServiceReadAnyRequest
-	5, // 4: ingot.v1.ConsoleService.Wanted:input_type -> ingot.v1.ConsoleServiceWantedRequest
-	8, // 5: ingot.v1.ConsoleService.Send:input_type -> ingot.v1.ConsoleServiceSendRequest
-	2, // 6: ingot.v1.ConsoleService.Read:output_type -> ingot.v1.ConsoleServiceReadResponse
-	4, // 7: ingot.v1.ConsoleService.ReadAny:output_type -> ingot.v1.ConsoleServiceReadAnyResponse
-	6, // 8: ingot.v1.ConsoleService.Wanted:output_type -> ingot.v1.ConsoleServiceWantedResponse
-	9, // 9: ingot.v1.ConsoleService.Send:output_type -> ingot.v1.ConsoleServiceSendResponse
-	6, // [6:10] is the sub-list for method output_type
-	2, // [2:6] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	12, // 0: ingot.v1.ConsoleServiceWantedResponse.readings:type_name -> ingot.v1.ConsoleReading
+	0,  // 1: ingot.v1.ConsoleServiceSendRequest.state:type_name -> ingot.v1.ConsoleState
+	1,  // 2: ingot.v1.ConsoleServiceTypedRequest.outcome:type_name -> ingot.v1.ConsoleKeys
+	2,  // 3: ingot.v1.ConsoleService.Read:input_type -> ingot.v1.ConsoleServiceReadRequest
+	4,  // 4: ingot.v1.ConsoleService.ReadAny:input_type -> ingot.v1.ConsoleServiceReadAnyRequest
+	6,  // 5: ingot.v1.ConsoleService.Write:input_type -> ingot.v1.ConsoleServiceWriteRequest
+	8,  // 6: ingot.v1.ConsoleService.WriteAny:input_type -> ingot.v1.ConsoleServiceWriteAnyRequest
+	10, // 7: ingot.v1.ConsoleService.Wanted:input_type -> ingot.v1.ConsoleServiceWantedRequest
+	13, // 8: ingot.v1.ConsoleService.Send:input_type -> ingot.v1.ConsoleServiceSendRequest
+	15, // 9: ingot.v1.ConsoleService.Keys:input_type -> ingot.v1.ConsoleServiceKeysRequest
+	17, // 10: ingot.v1.ConsoleService.Typed:input_type -> ingot.v1.ConsoleServiceTypedRequest
+	3,  // 11: ingot.v1.ConsoleService.Read:output_type -> ingot.v1.ConsoleServiceReadResponse
+	5,  // 12: ingot.v1.ConsoleService.ReadAny:output_type -> ingot.v1.ConsoleServiceReadAnyResponse
+	7,  // 13: ingot.v1.ConsoleService.Write:output_type -> ingot.v1.ConsoleServiceWriteResponse
+	9,  // 14: ingot.v1.ConsoleService.WriteAny:output_type -> ingot.v1.ConsoleServiceWriteAnyResponse
+	11, // 15: ingot.v1.ConsoleService.Wanted:output_type -> ingot.v1.ConsoleServiceWantedResponse
+	14, // 16: ingot.v1.ConsoleService.Send:output_type -> ingot.v1.ConsoleServiceSendResponse
+	16, // 17: ingot.v1.ConsoleService.Keys:output_type -> ingot.v1.ConsoleServiceKeysResponse
+	18, // 18: ingot.v1.ConsoleService.Typed:output_type -> ingot.v1.ConsoleServiceTypedResponse
+	11, // [11:19] is the sub-list for method output_type
+	3,  // [3:11] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_console_proto_init() }
@@ -750,13 +1424,14 @@ func file_ingot_v1_console_proto_init() {
 	if File_ingot_v1_console_proto != nil {
 		return
 	}
+	file_ingot_v1_console_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_console_proto_rawDesc), len(file_ingot_v1_console_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   9,
+			NumEnums:      2,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

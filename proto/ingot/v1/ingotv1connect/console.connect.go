@@ -37,10 +37,18 @@ const (
 	ConsoleServiceReadProcedure = "/ingot.v1.ConsoleService/Read"
 	// ConsoleServiceReadAnyProcedure is the fully-qualified name of the ConsoleService's ReadAny RPC.
 	ConsoleServiceReadAnyProcedure = "/ingot.v1.ConsoleService/ReadAny"
+	// ConsoleServiceWriteProcedure is the fully-qualified name of the ConsoleService's Write RPC.
+	ConsoleServiceWriteProcedure = "/ingot.v1.ConsoleService/Write"
+	// ConsoleServiceWriteAnyProcedure is the fully-qualified name of the ConsoleService's WriteAny RPC.
+	ConsoleServiceWriteAnyProcedure = "/ingot.v1.ConsoleService/WriteAny"
 	// ConsoleServiceWantedProcedure is the fully-qualified name of the ConsoleService's Wanted RPC.
 	ConsoleServiceWantedProcedure = "/ingot.v1.ConsoleService/Wanted"
 	// ConsoleServiceSendProcedure is the fully-qualified name of the ConsoleService's Send RPC.
 	ConsoleServiceSendProcedure = "/ingot.v1.ConsoleService/Send"
+	// ConsoleServiceKeysProcedure is the fully-qualified name of the ConsoleService's Keys RPC.
+	ConsoleServiceKeysProcedure = "/ingot.v1.ConsoleService/Keys"
+	// ConsoleServiceTypedProcedure is the fully-qualified name of the ConsoleService's Typed RPC.
+	ConsoleServiceTypedProcedure = "/ingot.v1.ConsoleService/Typed"
 )
 
 // ConsoleServiceClient is a client for the ingot.v1.ConsoleService service.
@@ -49,12 +57,24 @@ type ConsoleServiceClient interface {
 	Read(context.Context, *connect.Request[v1.ConsoleServiceReadRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceReadResponse], error)
 	// ReadAny is Read for operators.
 	ReadAny(context.Context, *connect.Request[v1.ConsoleServiceReadAnyRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceReadAnyResponse], error)
+	// Write types on a console. It returns when the BMC has taken everything. If
+	// it fails as aborted, some of it may have been typed; with any other answer,
+	// nothing was. Without an answer nobody knows. What shall come in order is
+	// written one after the other.
+	Write(context.Context, *connect.Request[v1.ConsoleServiceWriteRequest]) (*connect.Response[v1.ConsoleServiceWriteResponse], error)
+	// WriteAny is Write for operators.
+	WriteAny(context.Context, *connect.Request[v1.ConsoleServiceWriteAnyRequest]) (*connect.Response[v1.ConsoleServiceWriteAnyResponse], error)
 	// Wanted streams which consoles of a partition are read: at once, and
 	// whenever that changes.
 	Wanted(context.Context, *connect.Request[v1.ConsoleServiceWantedRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceWantedResponse], error)
 	// Send is how a site delivers what a console showed. A reading that is over
 	// is not found.
 	Send(context.Context, *connect.Request[v1.ConsoleServiceSendRequest]) (*connect.Response[v1.ConsoleServiceSendResponse], error)
+	// Keys streams what is typed on a console that the site sends, in order. A
+	// second stream for the same reading ends the first.
+	Keys(context.Context, *connect.Request[v1.ConsoleServiceKeysRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceKeysResponse], error)
+	// Typed is how a site says what became of keys. The next come only then.
+	Typed(context.Context, *connect.Request[v1.ConsoleServiceTypedRequest]) (*connect.Response[v1.ConsoleServiceTypedResponse], error)
 }
 
 // NewConsoleServiceClient constructs a client for the ingot.v1.ConsoleService service. By default,
@@ -80,6 +100,18 @@ func NewConsoleServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(consoleServiceMethods.ByName("ReadAny")),
 			connect.WithClientOptions(opts...),
 		),
+		write: connect.NewClient[v1.ConsoleServiceWriteRequest, v1.ConsoleServiceWriteResponse](
+			httpClient,
+			baseURL+ConsoleServiceWriteProcedure,
+			connect.WithSchema(consoleServiceMethods.ByName("Write")),
+			connect.WithClientOptions(opts...),
+		),
+		writeAny: connect.NewClient[v1.ConsoleServiceWriteAnyRequest, v1.ConsoleServiceWriteAnyResponse](
+			httpClient,
+			baseURL+ConsoleServiceWriteAnyProcedure,
+			connect.WithSchema(consoleServiceMethods.ByName("WriteAny")),
+			connect.WithClientOptions(opts...),
+		),
 		wanted: connect.NewClient[v1.ConsoleServiceWantedRequest, v1.ConsoleServiceWantedResponse](
 			httpClient,
 			baseURL+ConsoleServiceWantedProcedure,
@@ -92,15 +124,31 @@ func NewConsoleServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(consoleServiceMethods.ByName("Send")),
 			connect.WithClientOptions(opts...),
 		),
+		keys: connect.NewClient[v1.ConsoleServiceKeysRequest, v1.ConsoleServiceKeysResponse](
+			httpClient,
+			baseURL+ConsoleServiceKeysProcedure,
+			connect.WithSchema(consoleServiceMethods.ByName("Keys")),
+			connect.WithClientOptions(opts...),
+		),
+		typed: connect.NewClient[v1.ConsoleServiceTypedRequest, v1.ConsoleServiceTypedResponse](
+			httpClient,
+			baseURL+ConsoleServiceTypedProcedure,
+			connect.WithSchema(consoleServiceMethods.ByName("Typed")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // consoleServiceClient implements ConsoleServiceClient.
 type consoleServiceClient struct {
-	read    *connect.Client[v1.ConsoleServiceReadRequest, v1.ConsoleServiceReadResponse]
-	readAny *connect.Client[v1.ConsoleServiceReadAnyRequest, v1.ConsoleServiceReadAnyResponse]
-	wanted  *connect.Client[v1.ConsoleServiceWantedRequest, v1.ConsoleServiceWantedResponse]
-	send    *connect.Client[v1.ConsoleServiceSendRequest, v1.ConsoleServiceSendResponse]
+	read     *connect.Client[v1.ConsoleServiceReadRequest, v1.ConsoleServiceReadResponse]
+	readAny  *connect.Client[v1.ConsoleServiceReadAnyRequest, v1.ConsoleServiceReadAnyResponse]
+	write    *connect.Client[v1.ConsoleServiceWriteRequest, v1.ConsoleServiceWriteResponse]
+	writeAny *connect.Client[v1.ConsoleServiceWriteAnyRequest, v1.ConsoleServiceWriteAnyResponse]
+	wanted   *connect.Client[v1.ConsoleServiceWantedRequest, v1.ConsoleServiceWantedResponse]
+	send     *connect.Client[v1.ConsoleServiceSendRequest, v1.ConsoleServiceSendResponse]
+	keys     *connect.Client[v1.ConsoleServiceKeysRequest, v1.ConsoleServiceKeysResponse]
+	typed    *connect.Client[v1.ConsoleServiceTypedRequest, v1.ConsoleServiceTypedResponse]
 }
 
 // Read calls ingot.v1.ConsoleService.Read.
@@ -113,6 +161,16 @@ func (c *consoleServiceClient) ReadAny(ctx context.Context, req *connect.Request
 	return c.readAny.CallServerStream(ctx, req)
 }
 
+// Write calls ingot.v1.ConsoleService.Write.
+func (c *consoleServiceClient) Write(ctx context.Context, req *connect.Request[v1.ConsoleServiceWriteRequest]) (*connect.Response[v1.ConsoleServiceWriteResponse], error) {
+	return c.write.CallUnary(ctx, req)
+}
+
+// WriteAny calls ingot.v1.ConsoleService.WriteAny.
+func (c *consoleServiceClient) WriteAny(ctx context.Context, req *connect.Request[v1.ConsoleServiceWriteAnyRequest]) (*connect.Response[v1.ConsoleServiceWriteAnyResponse], error) {
+	return c.writeAny.CallUnary(ctx, req)
+}
+
 // Wanted calls ingot.v1.ConsoleService.Wanted.
 func (c *consoleServiceClient) Wanted(ctx context.Context, req *connect.Request[v1.ConsoleServiceWantedRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceWantedResponse], error) {
 	return c.wanted.CallServerStream(ctx, req)
@@ -123,18 +181,40 @@ func (c *consoleServiceClient) Send(ctx context.Context, req *connect.Request[v1
 	return c.send.CallUnary(ctx, req)
 }
 
+// Keys calls ingot.v1.ConsoleService.Keys.
+func (c *consoleServiceClient) Keys(ctx context.Context, req *connect.Request[v1.ConsoleServiceKeysRequest]) (*connect.ServerStreamForClient[v1.ConsoleServiceKeysResponse], error) {
+	return c.keys.CallServerStream(ctx, req)
+}
+
+// Typed calls ingot.v1.ConsoleService.Typed.
+func (c *consoleServiceClient) Typed(ctx context.Context, req *connect.Request[v1.ConsoleServiceTypedRequest]) (*connect.Response[v1.ConsoleServiceTypedResponse], error) {
+	return c.typed.CallUnary(ctx, req)
+}
+
 // ConsoleServiceHandler is an implementation of the ingot.v1.ConsoleService service.
 type ConsoleServiceHandler interface {
 	// Read streams the console of a machine of the project. Many may read.
 	Read(context.Context, *connect.Request[v1.ConsoleServiceReadRequest], *connect.ServerStream[v1.ConsoleServiceReadResponse]) error
 	// ReadAny is Read for operators.
 	ReadAny(context.Context, *connect.Request[v1.ConsoleServiceReadAnyRequest], *connect.ServerStream[v1.ConsoleServiceReadAnyResponse]) error
+	// Write types on a console. It returns when the BMC has taken everything. If
+	// it fails as aborted, some of it may have been typed; with any other answer,
+	// nothing was. Without an answer nobody knows. What shall come in order is
+	// written one after the other.
+	Write(context.Context, *connect.Request[v1.ConsoleServiceWriteRequest]) (*connect.Response[v1.ConsoleServiceWriteResponse], error)
+	// WriteAny is Write for operators.
+	WriteAny(context.Context, *connect.Request[v1.ConsoleServiceWriteAnyRequest]) (*connect.Response[v1.ConsoleServiceWriteAnyResponse], error)
 	// Wanted streams which consoles of a partition are read: at once, and
 	// whenever that changes.
 	Wanted(context.Context, *connect.Request[v1.ConsoleServiceWantedRequest], *connect.ServerStream[v1.ConsoleServiceWantedResponse]) error
 	// Send is how a site delivers what a console showed. A reading that is over
 	// is not found.
 	Send(context.Context, *connect.Request[v1.ConsoleServiceSendRequest]) (*connect.Response[v1.ConsoleServiceSendResponse], error)
+	// Keys streams what is typed on a console that the site sends, in order. A
+	// second stream for the same reading ends the first.
+	Keys(context.Context, *connect.Request[v1.ConsoleServiceKeysRequest], *connect.ServerStream[v1.ConsoleServiceKeysResponse]) error
+	// Typed is how a site says what became of keys. The next come only then.
+	Typed(context.Context, *connect.Request[v1.ConsoleServiceTypedRequest]) (*connect.Response[v1.ConsoleServiceTypedResponse], error)
 }
 
 // NewConsoleServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -156,6 +236,18 @@ func NewConsoleServiceHandler(svc ConsoleServiceHandler, opts ...connect.Handler
 		connect.WithSchema(consoleServiceMethods.ByName("ReadAny")),
 		connect.WithHandlerOptions(opts...),
 	)
+	consoleServiceWriteHandler := connect.NewUnaryHandler(
+		ConsoleServiceWriteProcedure,
+		svc.Write,
+		connect.WithSchema(consoleServiceMethods.ByName("Write")),
+		connect.WithHandlerOptions(opts...),
+	)
+	consoleServiceWriteAnyHandler := connect.NewUnaryHandler(
+		ConsoleServiceWriteAnyProcedure,
+		svc.WriteAny,
+		connect.WithSchema(consoleServiceMethods.ByName("WriteAny")),
+		connect.WithHandlerOptions(opts...),
+	)
 	consoleServiceWantedHandler := connect.NewServerStreamHandler(
 		ConsoleServiceWantedProcedure,
 		svc.Wanted,
@@ -168,16 +260,36 @@ func NewConsoleServiceHandler(svc ConsoleServiceHandler, opts ...connect.Handler
 		connect.WithSchema(consoleServiceMethods.ByName("Send")),
 		connect.WithHandlerOptions(opts...),
 	)
+	consoleServiceKeysHandler := connect.NewServerStreamHandler(
+		ConsoleServiceKeysProcedure,
+		svc.Keys,
+		connect.WithSchema(consoleServiceMethods.ByName("Keys")),
+		connect.WithHandlerOptions(opts...),
+	)
+	consoleServiceTypedHandler := connect.NewUnaryHandler(
+		ConsoleServiceTypedProcedure,
+		svc.Typed,
+		connect.WithSchema(consoleServiceMethods.ByName("Typed")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ingot.v1.ConsoleService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ConsoleServiceReadProcedure:
 			consoleServiceReadHandler.ServeHTTP(w, r)
 		case ConsoleServiceReadAnyProcedure:
 			consoleServiceReadAnyHandler.ServeHTTP(w, r)
+		case ConsoleServiceWriteProcedure:
+			consoleServiceWriteHandler.ServeHTTP(w, r)
+		case ConsoleServiceWriteAnyProcedure:
+			consoleServiceWriteAnyHandler.ServeHTTP(w, r)
 		case ConsoleServiceWantedProcedure:
 			consoleServiceWantedHandler.ServeHTTP(w, r)
 		case ConsoleServiceSendProcedure:
 			consoleServiceSendHandler.ServeHTTP(w, r)
+		case ConsoleServiceKeysProcedure:
+			consoleServiceKeysHandler.ServeHTTP(w, r)
+		case ConsoleServiceTypedProcedure:
+			consoleServiceTypedHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -195,10 +307,26 @@ func (UnimplementedConsoleServiceHandler) ReadAny(context.Context, *connect.Requ
 	return connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.ConsoleService.ReadAny is not implemented"))
 }
 
+func (UnimplementedConsoleServiceHandler) Write(context.Context, *connect.Request[v1.ConsoleServiceWriteRequest]) (*connect.Response[v1.ConsoleServiceWriteResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.ConsoleService.Write is not implemented"))
+}
+
+func (UnimplementedConsoleServiceHandler) WriteAny(context.Context, *connect.Request[v1.ConsoleServiceWriteAnyRequest]) (*connect.Response[v1.ConsoleServiceWriteAnyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.ConsoleService.WriteAny is not implemented"))
+}
+
 func (UnimplementedConsoleServiceHandler) Wanted(context.Context, *connect.Request[v1.ConsoleServiceWantedRequest], *connect.ServerStream[v1.ConsoleServiceWantedResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.ConsoleService.Wanted is not implemented"))
 }
 
 func (UnimplementedConsoleServiceHandler) Send(context.Context, *connect.Request[v1.ConsoleServiceSendRequest]) (*connect.Response[v1.ConsoleServiceSendResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.ConsoleService.Send is not implemented"))
+}
+
+func (UnimplementedConsoleServiceHandler) Keys(context.Context, *connect.Request[v1.ConsoleServiceKeysRequest], *connect.ServerStream[v1.ConsoleServiceKeysResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.ConsoleService.Keys is not implemented"))
+}
+
+func (UnimplementedConsoleServiceHandler) Typed(context.Context, *connect.Request[v1.ConsoleServiceTypedRequest]) (*connect.Response[v1.ConsoleServiceTypedResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.ConsoleService.Typed is not implemented"))
 }
