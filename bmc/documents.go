@@ -46,9 +46,10 @@ type systemDoc struct {
 	}
 	SerialConsole struct {
 		SSH struct {
-			ServiceEnabled      bool
-			Port                *uint
-			ConsoleEntryCommand string
+			ServiceEnabled       bool
+			Port                 *uint
+			ConsoleEntryCommand  string
+			SharedWithManagerCLI bool
 		}
 	}
 }
