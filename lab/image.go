@@ -214,7 +214,7 @@ type BootImage struct{ Kernel, Initrd string }
 
 // bootModules are the drivers and file systems of the boot image.
 var bootModules = []string{
-	"virtio_pci", "virtio_net", "virtio_blk", "virtio_rng", "virtio_scsi", "sr_mod", "nvme",
+	"virtio_pci", "virtio_net", "virtio_blk", "virtio_rng", "virtio_scsi", "sr_mod", "sd_mod", "ata_piix", "nvme",
 	"ext4", "vfat", "nls_ascii", "nls_cp437", "efivarfs", "xfs", "raid0", "raid1", "raid10", "dm_mod",
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -46,9 +47,23 @@ type Disk struct {
 	Size int64
 	// Serial is the disk's serial number.
 	Serial string
-	// NVMe makes it an NVMe disk instead of a virtio one.
-	NVMe bool
+	// Bus is how it is connected.
+	Bus Bus
+	// NoDiscard makes it a disk that has to be overwritten to be erased; only
+	// virtio has such.
+	NoDiscard bool
 }
+
+// A Bus connects disks.
+type Bus string
+
+// The buses of a VM, by the QEMU devices on them.
+const (
+	Virtio Bus = "" // the default
+	NVMe   Bus = "nvme"
+	SCSI   Bus = "scsi-hd"
+	ATA    Bus = "ide-hd"
+)
 
 // A NIC is a network card, on a wire or on the user's network.
 type NIC struct {
@@ -201,6 +216,9 @@ func (s *Spec) start() []string {
 
 func (s *Spec) storage(dir, media string, order Override) []string {
 	var a []string
+	if s.CDROM || slices.ContainsFunc(s.Disks, func(d Disk) bool { return d.Bus == SCSI }) {
+		a = append(a, "-device", "virtio-scsi-pci,id=scsi")
+	}
 	if s.CDROM {
 		file := ""
 		if media != "" {
@@ -208,13 +226,25 @@ func (s *Spec) storage(dir, media string, order Override) []string {
 		}
 		a = append(a,
 			"-drive", "if=none,id=cd,media=cdrom,readonly=on"+file,
-			"-device", "virtio-scsi-pci,id=scsi",
 			"-device", "scsi-cd,id=cdrom,drive=cd,bus=scsi.0,bootindex="+strconv.Itoa(bootIndex(order)))
 	}
+	ata := 0 // places on the controller in use, of four
 	for i, d := range s.Disks {
-		id, device := "disk"+strconv.Itoa(i), "virtio-blk-pci"
-		if d.NVMe {
-			device = "nvme"
+		id, device := "disk"+strconv.Itoa(i), string(d.Bus)
+		switch {
+		case d.Bus == SCSI:
+			device += ",bus=scsi.0"
+		case d.Bus == ATA:
+			// The guests' kernel does not know the chip set's own controller.
+			if ata == 0 {
+				a = append(a, "-device", "piix3-ide,id=ata")
+			}
+			device += fmt.Sprintf(",bus=ata.%d,unit=%d", ata/2, ata%2)
+			ata++
+		case d.Bus == Virtio && d.NoDiscard:
+			device = "virtio-blk-pci,discard=off,write-zeroes=off"
+		case d.Bus == Virtio:
+			device = "virtio-blk-pci"
 		}
 		serial := d.Serial
 		if serial == "" {
