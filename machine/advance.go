@@ -92,8 +92,10 @@ func overdueReclaim(tx *store.Tx, m *privatev1.Machine) (bool, error) {
 // mayCrash reports whether a machine's boot can be given up.
 func mayCrash(m *privatev1.Machine) bool {
 	switch m.GetPhase() {
-	case poweringOn, booting, preparing, registering, wiping, installing:
+	case poweringOn, booting, preparing, registering, installing:
 		return true
+	case wiping: // may take days; the agent ends by itself what takes too long
+		return m.GetLiveliness() != alive
 	case waiting:
 		return m.GetAllocation() != ""
 	default:

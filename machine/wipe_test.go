@@ -209,3 +209,42 @@ func TestWipesKept(t *testing.T) {
 		t.Errorf("%d proofs are left of a machine that was forgotten, want 21", got)
 	}
 }
+
+// TestWipeTakesLong gives a machine up that is not heard of any more, and not
+// one with large disks.
+func TestWipeTakesLong(t *testing.T) {
+	s := registered(t)
+	phase := func() ingotv1.MachinePhase {
+		m, _ := records.Machines.Peek(s.db.Snapshot(), "m1")
+		return m.GetPhase()
+	}
+	for range 30 {
+		s.clock.Advance(time.Hour)
+		if err := s.do(func(tx *store.Tx) error {
+			m, err := records.Machines.Get(tx, "m1")
+			if err != nil {
+				return err
+			}
+			return records.Sightings.Put(tx, &privatev1.Sightings{
+				Key: records.Key(m.GetPartition(), m.GetRack()), Seen: map[string]*timestamppb.Timestamp{"m1": timestamppb.New(tx.Now())},
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.run("advance m1"); err != nil {
+			t.Fatal(err)
+		}
+		if p := phase(); p != ingotv1.MachinePhase_MACHINE_PHASE_WIPING {
+			t.Fatalf("a machine that wipes a large disk is %s", p)
+		}
+	}
+	s.clock.Advance(10 * time.Minute)
+	for range 2 { // it counts as dead, then it is given up
+		if err := s.run("advance m1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p := phase(); p != ingotv1.MachinePhase_MACHINE_PHASE_CRASHED {
+		t.Errorf("a machine that is not heard of is %s", p)
+	}
+}
