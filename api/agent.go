@@ -39,7 +39,7 @@ func (s agents) Register(ctx context.Context, req *connect.Request[ingotv1.Agent
 	}); err != nil {
 		return nil, s.troubled(ctx, req.Msg.GetUuid(), req.Msg.GetBootId(), err)
 	}
-	return connect.NewResponse(&ingotv1.AgentServiceRegisterResponse{Partition: m.GetPartition(), Size: m.GetSize(), Wipe: machine.Wipe(req.Msg.GetInventory())}), nil
+	return connect.NewResponse(&ingotv1.AgentServiceRegisterResponse{Partition: m.GetPartition(), Size: m.GetSize(), Wipe: machine.Wipe(s.view(ctx), req.Msg.GetUuid(), req.Msg.GetInventory())}), nil
 }
 
 // troubled tells the story of a machine why it gets no further, and returns

@@ -49,7 +49,7 @@ func knock(req interface {
 // refused tells the story of a machine that it was refused, unless that is the
 // newest that was told, and returns the error.
 func (s *Server) refused(ctx context.Context, uuid string, why error) error {
-	if fault.KindOf(why) != fault.Denied {
+	if kind := fault.KindOf(why); kind != fault.Denied && kind != fault.Precondition {
 		return why
 	}
 	if err := s.db.Update(ctx, func(tx *store.Tx) error { return machine.Refused(tx, uuid, why.Error()) }); err != nil {

@@ -335,6 +335,19 @@ func (s operatorMachines) Interrupt(ctx context.Context, req *connect.Request[in
 	return connect.NewResponse(&ingotv1.MachineServiceInterruptResponse{Machine: m}), nil
 }
 
+// Reinstall implements ingot.v1.
+func (s operatorMachines) Reinstall(ctx context.Context, req *connect.Request[ingotv1.MachineServiceReinstallRequest]) (*connect.Response[ingotv1.MachineServiceReinstallResponse], error) {
+	q := machine.Replacement{
+		UUID: req.Msg.GetUuid(), Project: req.Msg.GetProject(), Image: req.Msg.GetImage(), Layout: req.Msg.GetFilesystemLayout(),
+		By: callerOf(ctx).User(), Operation: newID(),
+	}
+	m, err := s.changed(ctx, q.UUID, func(tx *store.Tx) error { return machine.Reinstall(tx, q) })
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&ingotv1.MachineServiceReinstallResponse{Machine: m}), nil
+}
+
 // changed changes a machine and returns what became of it.
 func (s operatorMachines) changed(ctx context.Context, uuid string, rule func(*store.Tx) error) (*apiv2.Machine, error) {
 	if err := s.update(ctx, rule); err != nil {

@@ -119,9 +119,13 @@ func due(r store.Reader, m *privatev1.Machine, now time.Time) string {
 		return "the machine is new"
 	case reclaiming:
 		return "clean the machine after its allocation was deleted"
+	case poweringOn:
+		if o.GetOperation().GetError() != "" {
+			return reinstallReason(r, m.GetUuid())
+		}
 	case booting:
 		w, ok := records.BootWindows.Peek(r, m.GetUuid())
-		open := ok && w.GetUsed() == nil && now.Before(w.GetCloses().AsTime())
+		open := ok && (w.GetUsed() == nil && now.Before(w.GetCloses().AsTime()) || reopens(r, w, m.GetBootId()))
 		if !open && since >= backOff(len(m.GetFailedBoots())) {
 			return "it booted outside of a boot window"
 		}

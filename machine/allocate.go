@@ -178,22 +178,29 @@ func placeOf(tx *store.Tx, q *apiv2.MachineServiceCreateRequest, m *privatev1.Ma
 
 // checkKind checks that image and firewall rules fit the kind of allocation.
 func checkKind(q *apiv2.MachineServiceCreateRequest, p *place) error {
-	feature, noun := apiv2.ImageFeature_IMAGE_FEATURE_MACHINE, "machines"
 	switch q.GetAllocationType() {
 	case machineType:
 		if q.GetFirewallSpec() != nil {
 			return fault.New(fault.Invalid, "", "firewall rules can only be specified on firewalls", "")
 		}
 	case firewallType:
-		feature, noun = apiv2.ImageFeature_IMAGE_FEATURE_FIREWALL, "firewalls"
 		if err := network.CheckFirewallRules(q.GetFirewallSpec().GetFirewallRules()); err != nil {
 			return err
 		}
 	default:
 		return fault.Newf(fault.Invalid, "", "given allocationtype %s is not supported", q.GetAllocationType())
 	}
-	if !slices.Contains(p.image.GetFeatures(), feature) {
-		return fault.Newf(fault.Invalid, "", "given image %s is not allowed for %s", p.image.GetId(), noun)
+	return checkFeature(p.image, q.GetAllocationType())
+}
+
+// checkFeature checks that an image is for this kind of allocation.
+func checkFeature(i *apiv2.Image, kind apiv2.MachineAllocationType) error {
+	feature, noun := apiv2.ImageFeature_IMAGE_FEATURE_MACHINE, "machines"
+	if kind == firewallType {
+		feature, noun = apiv2.ImageFeature_IMAGE_FEATURE_FIREWALL, "firewalls"
+	}
+	if !slices.Contains(i.GetFeatures(), feature) {
+		return fault.Newf(fault.Invalid, "", "given image %s is not allowed for %s", i.GetId(), noun)
 	}
 	return nil
 }

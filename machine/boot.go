@@ -103,7 +103,7 @@ func mayBoot(tx *store.Tx, m *privatev1.Machine) error {
 	}
 	a, err := records.Allocations.Get(tx, m.GetUuid())
 	if err == nil && a.GetInstalled() != nil {
-		return refusal(fault.Denied, m.GetUuid(), "installed", "is allocated and installed, it boots from its disk").
+		return refusal(fault.Precondition, m.GetUuid(), "installed", "is allocated and installed, it boots from its disk").
 			Do("check the boot order that the BMC shows")
 	}
 	if err != nil && !isNotFound(err) {
@@ -188,6 +188,9 @@ func proven(tx *store.Tx, k Knock, p Proof, m *privatev1.Machine, port string) e
 	}
 	if err != nil {
 		return err
+	}
+	if reopens(tx, w, p.BootID) {
+		return nil
 	}
 	if w.GetUsed() != nil {
 		return refusal(fault.Denied, k.UUID, "boot window", "it was used at %s", w.GetUsed().AsTime().UTC().Format(time.RFC3339)).

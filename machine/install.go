@@ -35,6 +35,9 @@ func Register(tx *store.Tx, g Registration) (*privatev1.Machine, error) {
 	if err := inBoot(m, g.BootID); err != nil {
 		return nil, err
 	}
+	if _, under := reinstallOf(tx, g.UUID); under && g.BootID == "" {
+		return nil, fault.New(fault.Precondition, object(g.UUID), "is being reinstalled, which this boot image does not know of", "boot the partition's own medium")
+	}
 	hardware := g.Inventory.GetHardware()
 	var boot *privatev1.Boot
 	if g.BootID != "" {
@@ -96,7 +99,8 @@ func inBoot(m *privatev1.Machine, bootID string) error {
 }
 
 // Ready lets a machine wait for its allocation, or for its installation to be
-// told again. Every disk must be proven to be wiped in this boot.
+// told again. Every disk must be proven to be wiped in this boot, unless the
+// machine is reinstalled.
 func Ready(tx *store.Tx, uuid, bootID string) error {
 	m, err := records.Machines.Get(tx, uuid)
 	if err != nil {
@@ -113,12 +117,16 @@ func Ready(tx *store.Tx, uuid, bootID string) error {
 		return err
 	}
 	proofs := proofsOf(tx, m)
+	message := fmt.Sprintf("%d disks are wiped", len(proofs))
+	if _, under := reinstallOf(tx, uuid); under {
+		message = "its disks are kept"
+	}
 	if m.GetPhase() != waiting && m.GetPhase() != installing {
-		if err := clean(m, h.GetInventory(), proofs); err != nil {
+		if err := clean(tx, uuid, h.GetInventory(), proofs); err != nil {
 			return err
 		}
 	}
-	m, _, err = Happen(tx, uuid, Happening{Event: Waiting, BootID: bootID, Message: fmt.Sprintf("%d disks are wiped", len(proofs))})
+	m, _, err = Happen(tx, uuid, Happening{Event: Waiting, BootID: bootID, Message: message})
 	if err == nil && m.GetPhase() != waiting && m.GetPhase() != installing {
 		err = fault.Newf(fault.Precondition, object(uuid), "is %s and cannot wait", phaseName(m.GetPhase())).Do("register first")
 	}
@@ -140,6 +148,9 @@ func Instruction(r store.Reader, uuid string) (*ingotv1.Installation, error) {
 	full.Image = image
 	in := &ingotv1.Installation{
 		Generation: &ingotv1.Generation{N: uint64(r.Rev())}, Allocation: full, BootDisk: bootDisk(full.GetFilesystemLayout()),
+	}
+	if re := a.GetReinstall(); re != nil {
+		in.Reinstallation = &ingotv1.Reinstallation{Disks: a.GetDisks(), Intact: re.GetBegun() == nil}
 	}
 	in.Source, _ = records.ImageSources.Peek(r, image.GetId())
 	if c, ok := records.CachedImages.Peek(r, records.CachedImageKey(a.GetPartition(), image.GetId())); ok {
@@ -190,16 +201,25 @@ func Reported(tx *store.Tx, a AgentReport) error {
 	if err := inBoot(m, a.BootID); err != nil {
 		return err
 	}
+	if _, under := reinstallOf(tx, a.UUID); under && a.Step == ingotv1.AgentStep_AGENT_STEP_WIPE && a.State != ingotv1.StepState_STEP_STATE_FAILED {
+		return nil // nothing is wiped
+	}
 	name := StepName(a.Step)
 	note := Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT, Step: name, Message: a.Message, Took: a.Took, BootID: a.BootID}
 	switch a.State {
 	case ingotv1.StepState_STEP_STATE_BEGUN:
 		event, moves := map[ingotv1.AgentStep]Event{
 			ingotv1.AgentStep_AGENT_STEP_WIPE:      Wiping,
+			ingotv1.AgentStep_AGENT_STEP_CHECK:     Installing,
 			ingotv1.AgentStep_AGENT_STEP_PARTITION: Installing,
 		}[a.Step]
 		if !moves {
 			return nil
+		}
+		if a.Step == ingotv1.AgentStep_AGENT_STEP_PARTITION {
+			if err := beginWriting(tx, a.UUID, a.BootID); err != nil {
+				return err
+			}
 		}
 		_, _, err := Happen(tx, a.UUID, Happening{Event: event, BootID: a.BootID, Message: a.Message})
 		return err
@@ -208,6 +228,9 @@ func Reported(tx *store.Tx, a AgentReport) error {
 	case ingotv1.StepState_STEP_STATE_FAILED:
 		note.Failed = true
 		if err := Note(tx, a.UUID, note); err != nil {
+			return err
+		}
+		if err := goBack(tx, a.UUID, a.BootID); err != nil {
 			return err
 		}
 		_, _, err := Happen(tx, a.UUID, Happening{Event: Crashed, BootID: a.BootID, Message: name + ": " + a.Message})
@@ -256,8 +279,12 @@ func Installed(tx *store.Tx, c Completion) error {
 	if err := records.Secrets.Put(tx, c.Console); err != nil {
 		return err
 	}
+	hardware, err := records.Hardware.Get(tx, uuid)
+	if err != nil && !isNotFound(err) {
+		return err
+	}
 	if _, err := records.Allocations.Change(tx, uuid, func(a *privatev1.Allocation) error {
-		a.Installed = timestamppb.New(tx.Now())
+		a.Installed, a.Reinstall, a.Disks = timestamppb.New(tx.Now()), nil, hardware.GetInventory().GetDisks()
 		return nil
 	}); err != nil {
 		return err

@@ -242,6 +242,9 @@ func Done(tx *store.Tx, res Result) error {
 		return nil
 	}
 	if powerOff != nil {
+		if err := leaveOldSystem(tx, uuid, powerOff); err != nil {
+			return err
+		}
 		if err := records.BootWindows.Put(tx, &ingotv1.BootWindow{
 			Uuid: uuid, Operation: id, Opened: timestamppb.New(tx.Now()), Closes: timestamppb.New(tx.Now().Add(windowOpen)),
 		}); err != nil {

@@ -155,6 +155,10 @@ func (s *script) state(uuid string) string {
 	if o, ok := records.Operations.Peek(r, uuid); ok && o.GetOperation().GetDone() == nil {
 		out += fmt.Sprintf("\noperation %s: %s: %s", o.GetOperation().GetId(), name(o.GetOperation().GetAction(), "OPERATION_ACTION_"), o.GetOperation().GetReason())
 	}
+	if a, _ := records.Allocations.Peek(r, uuid); a.GetReinstall() != nil {
+		out += fmt.Sprintf("\nreinstall: %s instead of %s, power off %t, begun %t", a.GetAllocation().GetImage().GetId(), a.GetReinstall().GetImage(),
+			a.GetReinstall().GetPowerOffSeen() != nil, a.GetReinstall().GetBegun() != nil)
+	}
 	if rec, ok := records.Reclaims.Peek(r, uuid); ok {
 		out += fmt.Sprintf("\nreclaim: power off %t, ports %t", rec.GetPowerOffSeen() != nil, rec.GetPortsMoved() != nil)
 	}
@@ -328,7 +332,14 @@ func init() {
 				return "nothing", err
 			}
 			in.Generation = nil
-			return fmt.Sprintf("allocation=%s image=%s layout=%s disk=%s urls=%s", in.GetAllocation().GetUuid(), in.GetAllocation().GetImage().GetId(),
+			re := ""
+			if in.GetReinstallation() != nil {
+				re = fmt.Sprintf(" intact=%t", in.GetReinstallation().GetIntact())
+				for _, d := range in.GetReinstallation().GetDisks() {
+					re += " " + d.GetName() + "=" + d.GetSerial()
+				}
+			}
+			return fmt.Sprintf("allocation=%s image=%s layout=%s disk=%s urls=%s"+re, in.GetAllocation().GetUuid(), in.GetAllocation().GetImage().GetId(),
 				in.GetAllocation().GetFilesystemLayout().GetId(), in.GetBootDisk(), strings.Join(in.GetUrls(), " ")), nil
 		},
 		"installed": func(s *script, args string) (string, error) { // machine
@@ -342,6 +353,63 @@ func init() {
 					Console: &privatev1.Sealed{Id: records.ConsoleKey(a.GetAllocation().GetUuid())},
 				})
 			})
+		},
+		"reinstall": func(s *script, args string) (string, error) { // machine project image [layout]
+			f := append(strings.Fields(args), "")
+			q := machine.Replacement{UUID: f[0], Project: f[1], Image: f[2], Layout: f[3], By: "alice", Operation: s.id()}
+			return s.after(f[0], func(tx *store.Tx) error { return machine.Reinstall(tx, q) })
+		},
+		"allocation": func(s *script, args string) (string, error) { // machine
+			a, err := records.Allocations.Get(s.db.Snapshot(), args)
+			if err != nil {
+				return "", err
+			}
+			return fmt.Sprintf("%s\ninstalled=%t", showAllocation(a), a.GetInstalled() != nil), nil
+		},
+		"system": func(s *script, args string) (string, error) { // machine bmc port: a machine that has phoned home
+			f := strings.Fields(args)
+			uuid, port := f[0], f[2]
+			for _, cmd := range []string{
+				"ready " + args,
+				"allocate admin uuid: \"" + uuid + "\" project: \"a\" name: \"www\" image: \"debian-12.0.20251220\" allocation_type: MACHINE_ALLOCATION_TYPE_MACHINE networks: {network: \"net-a\"}",
+				"report " + uuid + " PARTITION BEGUN", "installed " + uuid, "home " + uuid + " " + port,
+			} {
+				if err := s.run(cmd); err != nil {
+					return "", err
+				}
+			}
+			return s.state(uuid), nil
+		},
+		"home": func(s *script, args string) (string, error) { // machine port: both leaves have moved it and hear its system
+			uuid, port, _ := strings.Cut(args, " ")
+			for range 2 { // a frame that was there when the port moved does not count
+				s.clock.Advance(time.Second)
+				for _, leaf := range []string{"leaf1", "leaf2"} {
+					if err := s.run("leaf " + leaf + " " + port + " www Debian provisioned"); err != nil {
+						return "", err
+					}
+				}
+			}
+			if err := s.run("advance " + uuid); err != nil {
+				return "", err
+			}
+			return s.state(uuid), nil
+		},
+		"cycled": func(s *script, args string) (string, error) { // machine: the site has carried out the boot medium
+			if err := s.run("take " + args + " site/p1"); err != nil {
+				return "", err
+			}
+			return verbs["done"](s, args+" off")
+		},
+		"return": func(s *script, args string) (string, error) { // machine port: it boots the medium, and keeps its disks
+			uuid, port, _ := strings.Cut(args, " ")
+			from := uuid + " leaf1 " + port
+			for _, cmd := range []string{"begin " + from, "token " + from, "register " + uuid + " " + port, "wait " + uuid} {
+				if err := s.run(cmd); err != nil {
+					return "", err
+				}
+			}
+			return s.state(uuid), nil
 		},
 		"confirm": func(s *script, args string) (string, error) { // machine reason
 			uuid, reason, _ := strings.Cut(args, " ")

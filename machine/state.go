@@ -31,8 +31,8 @@ const (
 // An Event is something that happened to a machine and may move it.
 type Event uint8
 
-// The events in the order of a machine's life. All but Found and Wiping are
-// provisioning events of the v2 API.
+// The events in the order of a machine's life. All but Found, Wiping and
+// Replace are provisioning events of the v2 API.
 const (
 	Found            Event = iota // a BMC answered with the machine's uuid
 	Rebooting                     // power is cycled on purpose
@@ -47,7 +47,8 @@ const (
 	Alive                         // a sign of life
 	Crashed                       // the boot has failed
 	Reclaim                       // the allocation was deleted
-	events           = int(Reclaim) + 1
+	Replace                       // another system shall take the place of the installed one
+	events           = int(Replace) + 1
 )
 
 // about is what the table needs to know of an event.
@@ -75,6 +76,7 @@ var known = [events]about{
 	Alive:            {"alive", 0, apiv2.MachineProvisioningEventType_MACHINE_PROVISIONING_EVENT_TYPE_ALIVE, false, false},
 	Crashed:          {"crash", crashed, apiv2.MachineProvisioningEventType_MACHINE_PROVISIONING_EVENT_TYPE_CRASHED, false, false},
 	Reclaim:          {"reclaim", reclaiming, apiv2.MachineProvisioningEventType_MACHINE_PROVISIONING_EVENT_TYPE_MACHINE_RECLAIM, true, false},
+	Replace:          {"replace", poweringOn, unwired, true, false},
 }
 
 // String returns the event's column in the table.
@@ -85,7 +87,8 @@ func (e Event) String() string {
 	return fmt.Sprintf("event(%d)", uint8(e))
 }
 
-// Wire returns the event of the v2 API; unspecified for Found and Wiping.
+// Wire returns the event of the v2 API; unspecified for Found, Wiping and
+// Replace.
 func (e Event) Wire() apiv2.MachineProvisioningEventType { return known[e].wire }
 
 // EventOf returns the event that the v2 API calls t, false if there is none.
@@ -122,19 +125,19 @@ const (
 // may repeat whatever was not answered; an event of another boot never does
 // anything. Began is the exception: it names the boot that it starts.
 const grid = `
-                     found reboot began prepare register wipe wait install kernel home alive crash reclaim
-  discovered         =     >      >     >       >        >    >    >       >      >    =     x     >
-  powering on        =     >      >     >       !        !    !    !       !      .    =?    x     >
-  booting            =     >      >=    >       !        !    !    !       !      f    =     x     >
-  preparing          =     >      >x    =x      >        !    !    !       !      f    =     x     >
-  registering        =     >      >x    =x      =        >    >    >       !      f    =     x     >
-  wiping             =     >      >x    =x      =>       =    >    !       !      f    =     x     >
-  waiting            =     >      >x    =x      =>       =!   =    >       !      f    =     x     >
-  installing         =     >      >x    =x      =!       =!   =!   =       >      !    =     x     >
-  booting new kernel =     o      >x    =x      =!       =!   =!   =!      =      >    =     x     >
-  phoned home        =     o      >x    =x      .!       .!   .!   .!      =!     =    =?    c     >
-  reclaiming         =     >      >     >       .!       .!   .!   .!      .!     f    .?    .c    >
-  crashed            =     >      >     .>      .!       .!   .!   .!      .!     >    =?    =x    >
+                     found reboot began prepare register wipe wait install kernel home alive crash reclaim replace
+  discovered         =     >      >     >       >        >    >    >       >      >    =     x     >       >
+  powering on        =     >      >     >       !        !    !    !       !      .    =?    x     >       >
+  booting            =     >      >=    >       !        !    !    !       !      f    =     x     >       >
+  preparing          =     >      >x    =x      >        !    !    !       !      f    =     x     >       >
+  registering        =     >      >x    =x      =        >    >    >       !      f    =     x     >       >
+  wiping             =     >      >x    =x      =>       =    >    !       !      f    =     x     >       >
+  waiting            =     >      >x    =x      =>       =!   =    >       !      f    =     x     >       >
+  installing         =     >      >x    =x      =!       =!   =!   =       >      !    =     x     >       >
+  booting new kernel =     o      >x    =x      =!       =!   =!   =!      =      >    =     x     >       >
+  phoned home        =     o      >x    =x      .!       .!   .!   .!      =!     =    =?    c     >       >
+  reclaiming         =     >      >     >       .!       .!   .!   .!      .!     f    .?    .c    >       >
+  crashed            =     >      >     .>      .!       .!   .!   .!      .!     >    =?    =x    >       >
 `
 
 const (
@@ -293,6 +296,8 @@ func enter(m *privatev1.Machine, h Happening) {
 		}
 	case PhonedHome:
 		m.FailedBoots = nil
+	case Replace:
+		m.BootId, m.FailedBoots = "", nil
 	case Rebooting, Reclaim:
 		m.BootId = ""
 	}

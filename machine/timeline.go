@@ -65,6 +65,7 @@ var sources = [events]ingotv1.TimelineSource{
 	Alive:            ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
 	Crashed:          ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
 	Reclaim:          ingotv1.TimelineSource_TIMELINE_SOURCE_API,
+	Replace:          ingotv1.TimelineSource_TIMELINE_SOURCE_API,
 }
 
 // awaited is Awaits with what the other records tell more precisely: the step

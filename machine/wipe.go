@@ -34,8 +34,12 @@ const (
 
 // Wipe returns the disks that must be wiped before a machine may wait, by
 // kernel name: all that can hold data. That is so for a machine that is new,
-// for one that was released, and for one whose installation did not end.
-func Wipe(inventory *ingotv1.Inventory) []string {
+// for one that was released, and for one whose installation did not end. One
+// that is reinstalled keeps its disks.
+func Wipe(r store.Reader, uuid string, inventory *ingotv1.Inventory) []string {
+	if _, under := reinstallOf(r, uuid); under {
+		return nil
+	}
 	var names []string
 	for _, d := range inventory.GetDisks() {
 		names = append(names, d.GetName())
@@ -127,15 +131,15 @@ func proofsOf(r store.Reader, m *privatev1.Machine) map[string]*ingotv1.Wipe {
 
 // clean returns nil if all disks that a machine had to wipe in this boot are
 // proven to be.
-func clean(m *privatev1.Machine, inventory *ingotv1.Inventory, proofs map[string]*ingotv1.Wipe) error {
+func clean(r store.Reader, uuid string, inventory *ingotv1.Inventory, proofs map[string]*ingotv1.Wipe) error {
 	var missing []string
-	for _, name := range Wipe(inventory) {
+	for _, name := range Wipe(r, uuid, inventory) {
 		if proofs[name] == nil {
 			missing = append(missing, name)
 		}
 	}
 	if len(missing) > 0 {
-		return fault.Newf(fault.Precondition, object(m.GetUuid()), "is not clean: disks %s were not wiped in this boot", strings.Join(missing, ", ")).
+		return fault.Newf(fault.Precondition, object(uuid), "is not clean: disks %s were not wiped in this boot", strings.Join(missing, ", ")).
 			Do("wipe them, then wait")
 	}
 	return nil

@@ -193,13 +193,19 @@ func running(r store.Reader, machine string) *apiv2.MachineAllocation {
 		return nil
 	}
 	if a, ok := records.Allocations.Peek(r, machine); ok {
-		if a.GetInstalled() == nil {
-			return nil
-		}
-		return a.GetAllocation()
+		return systemOf(a)
 	}
-	if rec, ok := records.Reclaims.Peek(r, machine); ok && rec.GetPowerOffSeen() == nil && rec.GetAllocation().GetInstalled() != nil {
-		return rec.GetAllocation().GetAllocation()
+	if rec, ok := records.Reclaims.Peek(r, machine); ok && rec.GetPowerOffSeen() == nil {
+		return systemOf(rec.GetAllocation())
+	}
+	return nil
+}
+
+// systemOf returns an allocation if it has a system: one that is reinstalled
+// runs the old one until power was seen to be off.
+func systemOf(a *privatev1.Allocation) *apiv2.MachineAllocation {
+	if a.GetInstalled() != nil || a.GetReinstall() != nil && a.GetReinstall().GetPowerOffSeen() == nil {
+		return a.GetAllocation()
 	}
 	return nil
 }

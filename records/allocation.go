@@ -19,9 +19,11 @@ var Allocations = store.NewTable(store.Table[*privatev1.Allocation]{
 	Indexes: map[string]func(*privatev1.Allocation) []string{
 		"uuid":    func(a *privatev1.Allocation) []string { return []string{a.GetAllocation().GetUuid()} },
 		"project": func(a *privatev1.Allocation) []string { return []string{a.GetAllocation().GetProject()} },
-		"image":   func(a *privatev1.Allocation) []string { return []string{a.GetAllocation().GetImage().GetId()} },
+		"image": func(a *privatev1.Allocation) []string {
+			return withFormer(a, a.GetAllocation().GetImage().GetId(), a.GetReinstall().GetImage())
+		},
 		"layout": func(a *privatev1.Allocation) []string {
-			return []string{a.GetAllocation().GetFilesystemLayout().GetId()}
+			return withFormer(a, a.GetAllocation().GetFilesystemLayout().GetId(), a.GetReinstall().GetLayout().GetId())
 		},
 		"network": networksOf,
 		// AS numbers of firewalls; those of machines may be shared.
@@ -45,6 +47,15 @@ var Allocations = store.NewTable(store.Table[*privatev1.Allocation]{
 		return &a.Allocation.Meta
 	}),
 })
+
+// withFormer returns what an allocation has, and what it may go back to while
+// it is reinstalled.
+func withFormer(a *privatev1.Allocation, now, former string) []string {
+	if a.GetReinstall() == nil || now == former {
+		return []string{now}
+	}
+	return []string{now, former}
+}
 
 // ShareKey returns the value of the index "share" of Allocations.
 func ShareKey(partition, size, project string) string { return Key(partition, size, project) }

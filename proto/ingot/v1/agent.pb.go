@@ -44,6 +44,8 @@ const (
 	AgentStep_AGENT_STEP_CONFIGURE   AgentStep = 12
 	AgentStep_AGENT_STEP_BOOTLOADER  AgentStep = 13
 	AgentStep_AGENT_STEP_KEXEC       AgentStep = 14
+	// Whether what shall be installed can be, before a disk is written.
+	AgentStep_AGENT_STEP_CHECK AgentStep = 15
 )
 
 // Enum value maps for AgentStep.
@@ -64,6 +66,7 @@ var (
 		12: "AGENT_STEP_CONFIGURE",
 		13: "AGENT_STEP_BOOTLOADER",
 		14: "AGENT_STEP_KEXEC",
+		15: "AGENT_STEP_CHECK",
 	}
 	AgentStep_value = map[string]int32{
 		"AGENT_STEP_UNSPECIFIED": 0,
@@ -81,6 +84,7 @@ var (
 		"AGENT_STEP_CONFIGURE":   12,
 		"AGENT_STEP_BOOTLOADER":  13,
 		"AGENT_STEP_KEXEC":       14,
+		"AGENT_STEP_CHECK":       15,
 	}
 )
 
@@ -835,8 +839,10 @@ type Installation struct {
 	BootDisk string `protobuf:"bytes,5,opt,name=boot_disk,json=bootDisk,proto3" json:"boot_disk,omitempty"`
 	// Start the system by a reset through the firmware instead of kexec.
 	ThroughFirmware bool `protobuf:"varint,6,opt,name=through_firmware,json=throughFirmware,proto3" json:"through_firmware,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Set when the system takes the place of another one of this allocation.
+	Reinstallation *Reinstallation `protobuf:"bytes,7,opt,name=reinstallation,proto3" json:"reinstallation,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Installation) Reset() {
@@ -911,6 +917,71 @@ func (x *Installation) GetThroughFirmware() bool {
 	return false
 }
 
+func (x *Installation) GetReinstallation() *Reinstallation {
+	if x != nil {
+		return x.Reinstallation
+	}
+	return nil
+}
+
+// Reinstallation is what an agent must heed that installs a system in place of
+// another one: it writes to no disk but those of the layout.
+type Reinstallation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The machine's disks when its former system was installed. A disk of the
+	// layout that is another one now is not touched.
+	Disks []*Disk `protobuf:"bytes,1,rep,name=disks,proto3" json:"disks,omitempty"`
+	// The former system can still be started: before anything is written, the
+	// image is verified, and the partition step is reported and answered.
+	Intact        bool `protobuf:"varint,2,opt,name=intact,proto3" json:"intact,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reinstallation) Reset() {
+	*x = Reinstallation{}
+	mi := &file_ingot_v1_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reinstallation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reinstallation) ProtoMessage() {}
+
+func (x *Reinstallation) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reinstallation.ProtoReflect.Descriptor instead.
+func (*Reinstallation) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Reinstallation) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *Reinstallation) GetIntact() bool {
+	if x != nil {
+		return x.Intact
+	}
+	return false
+}
+
 type AgentServiceInstalledRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Uuid   string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
@@ -924,7 +995,7 @@ type AgentServiceInstalledRequest struct {
 
 func (x *AgentServiceInstalledRequest) Reset() {
 	*x = AgentServiceInstalledRequest{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[11]
+	mi := &file_ingot_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1007,7 @@ func (x *AgentServiceInstalledRequest) String() string {
 func (*AgentServiceInstalledRequest) ProtoMessage() {}
 
 func (x *AgentServiceInstalledRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[11]
+	mi := &file_ingot_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1020,7 @@ func (x *AgentServiceInstalledRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceInstalledRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceInstalledRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AgentServiceInstalledRequest) GetUuid() string {
@@ -988,7 +1059,7 @@ type AgentServiceInstalledResponse struct {
 
 func (x *AgentServiceInstalledResponse) Reset() {
 	*x = AgentServiceInstalledResponse{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[12]
+	mi := &file_ingot_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1071,7 @@ func (x *AgentServiceInstalledResponse) String() string {
 func (*AgentServiceInstalledResponse) ProtoMessage() {}
 
 func (x *AgentServiceInstalledResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[12]
+	mi := &file_ingot_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1084,7 @@ func (x *AgentServiceInstalledResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceInstalledResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceInstalledResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 type AgentServiceRefreshRequest struct {
@@ -1026,7 +1097,7 @@ type AgentServiceRefreshRequest struct {
 
 func (x *AgentServiceRefreshRequest) Reset() {
 	*x = AgentServiceRefreshRequest{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[13]
+	mi := &file_ingot_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1109,7 @@ func (x *AgentServiceRefreshRequest) String() string {
 func (*AgentServiceRefreshRequest) ProtoMessage() {}
 
 func (x *AgentServiceRefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[13]
+	mi := &file_ingot_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,7 +1122,7 @@ func (x *AgentServiceRefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceRefreshRequest.ProtoReflect.Descriptor instead.
 func (*AgentServiceRefreshRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AgentServiceRefreshRequest) GetUuid() string {
@@ -1078,7 +1149,7 @@ type AgentServiceRefreshResponse struct {
 
 func (x *AgentServiceRefreshResponse) Reset() {
 	*x = AgentServiceRefreshResponse{}
-	mi := &file_ingot_v1_agent_proto_msgTypes[14]
+	mi := &file_ingot_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1161,7 @@ func (x *AgentServiceRefreshResponse) String() string {
 func (*AgentServiceRefreshResponse) ProtoMessage() {}
 
 func (x *AgentServiceRefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_agent_proto_msgTypes[14]
+	mi := &file_ingot_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1174,7 @@ func (x *AgentServiceRefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentServiceRefreshResponse.ProtoReflect.Descriptor instead.
 func (*AgentServiceRefreshResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_ingot_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AgentServiceRefreshResponse) GetToken() string {
@@ -1175,7 +1246,7 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\aboot_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bootIdJ\x04\b\x03\x10\x04\"n\n" +
 	"\x18AgentServiceWaitResponse\x12:\n" +
 	"\finstallation\x18\x01 \x01(\v2\x16.ingot.v1.InstallationR\finstallation\x12\x16\n" +
-	"\x06reboot\x18\x02 \x01(\tR\x06reboot\"\x95\x02\n" +
+	"\x06reboot\x18\x02 \x01(\tR\x06reboot\"\xd7\x02\n" +
 	"\fInstallation\x124\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\v2\x14.ingot.v1.GenerationR\n" +
@@ -1186,7 +1257,11 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\x06source\x18\x03 \x01(\v2\x15.ingot.v1.ImageSourceR\x06source\x12\x12\n" +
 	"\x04urls\x18\x04 \x03(\tR\x04urls\x12\x1b\n" +
 	"\tboot_disk\x18\x05 \x01(\tR\bbootDisk\x12)\n" +
-	"\x10through_firmware\x18\x06 \x01(\bR\x0fthroughFirmware\"\xc0\x01\n" +
+	"\x10through_firmware\x18\x06 \x01(\bR\x0fthroughFirmware\x12@\n" +
+	"\x0ereinstallation\x18\a \x01(\v2\x18.ingot.v1.ReinstallationR\x0ereinstallation\"N\n" +
+	"\x0eReinstallation\x12$\n" +
+	"\x05disks\x18\x01 \x03(\v2\x0e.ingot.v1.DiskR\x05disks\x12\x16\n" +
+	"\x06intact\x18\x02 \x01(\bR\x06intact\"\xc0\x01\n" +
 	"\x1cAgentServiceInstalledRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12!\n" +
 	"\aboot_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bootId\x12(\n" +
@@ -1201,7 +1276,7 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\tsignature\x18\x02 \x01(\fB\a\xbaH\x04z\x02h@R\tsignature\"i\n" +
 	"\x1bAgentServiceRefreshResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
-	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires*\xf2\x02\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires*\x88\x03\n" +
 	"\tAgentStep\x12\x1a\n" +
 	"\x16AGENT_STEP_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fAGENT_STEP_LINK\x10\x01\x12\x16\n" +
@@ -1218,7 +1293,8 @@ const file_ingot_v1_agent_proto_rawDesc = "" +
 	"\x10AGENT_STEP_IMAGE\x10\v\x12\x18\n" +
 	"\x14AGENT_STEP_CONFIGURE\x10\f\x12\x19\n" +
 	"\x15AGENT_STEP_BOOTLOADER\x10\r\x12\x14\n" +
-	"\x10AGENT_STEP_KEXEC\x10\x0e*\x82\x01\n" +
+	"\x10AGENT_STEP_KEXEC\x10\x0e\x12\x14\n" +
+	"\x10AGENT_STEP_CHECK\x10\x0f*\x82\x01\n" +
 	"\tStepState\x12\x1a\n" +
 	"\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10STEP_STATE_BEGUN\x10\x01\x12\x17\n" +
@@ -1246,7 +1322,7 @@ func file_ingot_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ingot_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_ingot_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_ingot_v1_agent_proto_goTypes = []any{
 	(AgentStep)(0),                        // 0: ingot.v1.AgentStep
 	(StepState)(0),                        // 1: ingot.v1.StepState
@@ -1261,55 +1337,58 @@ var file_ingot_v1_agent_proto_goTypes = []any{
 	(*AgentServiceWaitRequest)(nil),       // 10: ingot.v1.AgentServiceWaitRequest
 	(*AgentServiceWaitResponse)(nil),      // 11: ingot.v1.AgentServiceWaitResponse
 	(*Installation)(nil),                  // 12: ingot.v1.Installation
-	(*AgentServiceInstalledRequest)(nil),  // 13: ingot.v1.AgentServiceInstalledRequest
-	(*AgentServiceInstalledResponse)(nil), // 14: ingot.v1.AgentServiceInstalledResponse
-	(*AgentServiceRefreshRequest)(nil),    // 15: ingot.v1.AgentServiceRefreshRequest
-	(*AgentServiceRefreshResponse)(nil),   // 16: ingot.v1.AgentServiceRefreshResponse
-	(*v2.MachineHardware)(nil),            // 17: metalstack.api.v2.MachineHardware
-	(*v2.MachineBios)(nil),                // 18: metalstack.api.v2.MachineBios
-	(*v2.MachineFRU)(nil),                 // 19: metalstack.api.v2.MachineFRU
-	(*Disk)(nil),                          // 20: ingot.v1.Disk
-	(*durationpb.Duration)(nil),           // 21: google.protobuf.Duration
-	(*Wipe)(nil),                          // 22: ingot.v1.Wipe
-	(*Generation)(nil),                    // 23: ingot.v1.Generation
-	(*v2.MachineAllocation)(nil),          // 24: metalstack.api.v2.MachineAllocation
-	(*ImageSource)(nil),                   // 25: ingot.v1.ImageSource
-	(*timestamppb.Timestamp)(nil),         // 26: google.protobuf.Timestamp
+	(*Reinstallation)(nil),                // 13: ingot.v1.Reinstallation
+	(*AgentServiceInstalledRequest)(nil),  // 14: ingot.v1.AgentServiceInstalledRequest
+	(*AgentServiceInstalledResponse)(nil), // 15: ingot.v1.AgentServiceInstalledResponse
+	(*AgentServiceRefreshRequest)(nil),    // 16: ingot.v1.AgentServiceRefreshRequest
+	(*AgentServiceRefreshResponse)(nil),   // 17: ingot.v1.AgentServiceRefreshResponse
+	(*v2.MachineHardware)(nil),            // 18: metalstack.api.v2.MachineHardware
+	(*v2.MachineBios)(nil),                // 19: metalstack.api.v2.MachineBios
+	(*v2.MachineFRU)(nil),                 // 20: metalstack.api.v2.MachineFRU
+	(*Disk)(nil),                          // 21: ingot.v1.Disk
+	(*durationpb.Duration)(nil),           // 22: google.protobuf.Duration
+	(*Wipe)(nil),                          // 23: ingot.v1.Wipe
+	(*Generation)(nil),                    // 24: ingot.v1.Generation
+	(*v2.MachineAllocation)(nil),          // 25: metalstack.api.v2.MachineAllocation
+	(*ImageSource)(nil),                   // 26: ingot.v1.ImageSource
+	(*timestamppb.Timestamp)(nil),         // 27: google.protobuf.Timestamp
 }
 var file_ingot_v1_agent_proto_depIdxs = []int32{
-	17, // 0: ingot.v1.Inventory.hardware:type_name -> metalstack.api.v2.MachineHardware
-	18, // 1: ingot.v1.Inventory.bios:type_name -> metalstack.api.v2.MachineBios
-	19, // 2: ingot.v1.Inventory.fru:type_name -> metalstack.api.v2.MachineFRU
-	20, // 3: ingot.v1.Inventory.disks:type_name -> ingot.v1.Disk
+	18, // 0: ingot.v1.Inventory.hardware:type_name -> metalstack.api.v2.MachineHardware
+	19, // 1: ingot.v1.Inventory.bios:type_name -> metalstack.api.v2.MachineBios
+	20, // 2: ingot.v1.Inventory.fru:type_name -> metalstack.api.v2.MachineFRU
+	21, // 3: ingot.v1.Inventory.disks:type_name -> ingot.v1.Disk
 	3,  // 4: ingot.v1.Inventory.firmware:type_name -> ingot.v1.Firmware
 	2,  // 5: ingot.v1.AgentServiceRegisterRequest.inventory:type_name -> ingot.v1.Inventory
 	0,  // 6: ingot.v1.AgentServiceReportRequest.step:type_name -> ingot.v1.AgentStep
 	1,  // 7: ingot.v1.AgentServiceReportRequest.state:type_name -> ingot.v1.StepState
-	21, // 8: ingot.v1.AgentServiceReportRequest.time_left:type_name -> google.protobuf.Duration
-	21, // 9: ingot.v1.AgentServiceReportRequest.took:type_name -> google.protobuf.Duration
-	22, // 10: ingot.v1.AgentServiceWipedRequest.wipe:type_name -> ingot.v1.Wipe
+	22, // 8: ingot.v1.AgentServiceReportRequest.time_left:type_name -> google.protobuf.Duration
+	22, // 9: ingot.v1.AgentServiceReportRequest.took:type_name -> google.protobuf.Duration
+	23, // 10: ingot.v1.AgentServiceWipedRequest.wipe:type_name -> ingot.v1.Wipe
 	12, // 11: ingot.v1.AgentServiceWaitResponse.installation:type_name -> ingot.v1.Installation
-	23, // 12: ingot.v1.Installation.generation:type_name -> ingot.v1.Generation
-	24, // 13: ingot.v1.Installation.allocation:type_name -> metalstack.api.v2.MachineAllocation
-	25, // 14: ingot.v1.Installation.source:type_name -> ingot.v1.ImageSource
-	26, // 15: ingot.v1.AgentServiceRefreshResponse.expires:type_name -> google.protobuf.Timestamp
-	4,  // 16: ingot.v1.AgentService.Register:input_type -> ingot.v1.AgentServiceRegisterRequest
-	6,  // 17: ingot.v1.AgentService.Report:input_type -> ingot.v1.AgentServiceReportRequest
-	8,  // 18: ingot.v1.AgentService.Wiped:input_type -> ingot.v1.AgentServiceWipedRequest
-	10, // 19: ingot.v1.AgentService.Wait:input_type -> ingot.v1.AgentServiceWaitRequest
-	13, // 20: ingot.v1.AgentService.Installed:input_type -> ingot.v1.AgentServiceInstalledRequest
-	15, // 21: ingot.v1.AgentService.Refresh:input_type -> ingot.v1.AgentServiceRefreshRequest
-	5,  // 22: ingot.v1.AgentService.Register:output_type -> ingot.v1.AgentServiceRegisterResponse
-	7,  // 23: ingot.v1.AgentService.Report:output_type -> ingot.v1.AgentServiceReportResponse
-	9,  // 24: ingot.v1.AgentService.Wiped:output_type -> ingot.v1.AgentServiceWipedResponse
-	11, // 25: ingot.v1.AgentService.Wait:output_type -> ingot.v1.AgentServiceWaitResponse
-	14, // 26: ingot.v1.AgentService.Installed:output_type -> ingot.v1.AgentServiceInstalledResponse
-	16, // 27: ingot.v1.AgentService.Refresh:output_type -> ingot.v1.AgentServiceRefreshResponse
-	22, // [22:28] is the sub-list for method output_type
-	16, // [16:22] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	24, // 12: ingot.v1.Installation.generation:type_name -> ingot.v1.Generation
+	25, // 13: ingot.v1.Installation.allocation:type_name -> metalstack.api.v2.MachineAllocation
+	26, // 14: ingot.v1.Installation.source:type_name -> ingot.v1.ImageSource
+	13, // 15: ingot.v1.Installation.reinstallation:type_name -> ingot.v1.Reinstallation
+	21, // 16: ingot.v1.Reinstallation.disks:type_name -> ingot.v1.Disk
+	27, // 17: ingot.v1.AgentServiceRefreshResponse.expires:type_name -> google.protobuf.Timestamp
+	4,  // 18: ingot.v1.AgentService.Register:input_type -> ingot.v1.AgentServiceRegisterRequest
+	6,  // 19: ingot.v1.AgentService.Report:input_type -> ingot.v1.AgentServiceReportRequest
+	8,  // 20: ingot.v1.AgentService.Wiped:input_type -> ingot.v1.AgentServiceWipedRequest
+	10, // 21: ingot.v1.AgentService.Wait:input_type -> ingot.v1.AgentServiceWaitRequest
+	14, // 22: ingot.v1.AgentService.Installed:input_type -> ingot.v1.AgentServiceInstalledRequest
+	16, // 23: ingot.v1.AgentService.Refresh:input_type -> ingot.v1.AgentServiceRefreshRequest
+	5,  // 24: ingot.v1.AgentService.Register:output_type -> ingot.v1.AgentServiceRegisterResponse
+	7,  // 25: ingot.v1.AgentService.Report:output_type -> ingot.v1.AgentServiceReportResponse
+	9,  // 26: ingot.v1.AgentService.Wiped:output_type -> ingot.v1.AgentServiceWipedResponse
+	11, // 27: ingot.v1.AgentService.Wait:output_type -> ingot.v1.AgentServiceWaitResponse
+	15, // 28: ingot.v1.AgentService.Installed:output_type -> ingot.v1.AgentServiceInstalledResponse
+	17, // 29: ingot.v1.AgentService.Refresh:output_type -> ingot.v1.AgentServiceRefreshResponse
+	24, // [24:30] is the sub-list for method output_type
+	18, // [18:24] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_agent_proto_init() }
@@ -1326,7 +1405,7 @@ func file_ingot_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_agent_proto_rawDesc), len(file_ingot_v1_agent_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

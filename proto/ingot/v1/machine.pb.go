@@ -384,11 +384,126 @@ func (x *MachineServiceInterruptResponse) GetMachine() *v2.Machine {
 	return nil
 }
 
+type MachineServiceReinstallRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Uuid    string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Project string                 `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
+	// As in the v2 API's Create: an image, or an operating system, the newest of
+	// which is taken.
+	Image string `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	// The allocation's own if absent.
+	FilesystemLayout *string `protobuf:"bytes,4,opt,name=filesystem_layout,json=filesystemLayout,proto3,oneof" json:"filesystem_layout,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *MachineServiceReinstallRequest) Reset() {
+	*x = MachineServiceReinstallRequest{}
+	mi := &file_ingot_v1_machine_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineServiceReinstallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineServiceReinstallRequest) ProtoMessage() {}
+
+func (x *MachineServiceReinstallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_machine_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineServiceReinstallRequest.ProtoReflect.Descriptor instead.
+func (*MachineServiceReinstallRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_machine_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MachineServiceReinstallRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *MachineServiceReinstallRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *MachineServiceReinstallRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *MachineServiceReinstallRequest) GetFilesystemLayout() string {
+	if x != nil && x.FilesystemLayout != nil {
+		return *x.FilesystemLayout
+	}
+	return ""
+}
+
+type MachineServiceReinstallResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Machine       *v2.Machine            `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachineServiceReinstallResponse) Reset() {
+	*x = MachineServiceReinstallResponse{}
+	mi := &file_ingot_v1_machine_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineServiceReinstallResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineServiceReinstallResponse) ProtoMessage() {}
+
+func (x *MachineServiceReinstallResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_machine_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineServiceReinstallResponse.ProtoReflect.Descriptor instead.
+func (*MachineServiceReinstallResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_machine_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MachineServiceReinstallResponse) GetMachine() *v2.Machine {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
 var File_ingot_v1_machine_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_machine_proto_rawDesc = "" +
 	"\n" +
-	"\x16ingot/v1/machine.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1fmetalstack/api/v2/machine.proto\"c\n" +
+	"\x16ingot/v1/machine.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1fmetalstack/api/v2/machine.proto\x1a(metalstack/api/v2/predefined_rules.proto\"c\n" +
 	"\x1fMachineServiceConfirmOffRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\"\n" +
 	"\x06reason\x18\x02 \x01(\tB\n" +
@@ -406,14 +521,25 @@ const file_ingot_v1_machine_proto_rawDesc = "" +
 	"\x1eMachineServiceInterruptRequest\x12\x1c\n" +
 	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\"W\n" +
 	"\x1fMachineServiceInterruptResponse\x124\n" +
-	"\amachine\x18\x01 \x01(\v2\x1a.metalstack.api.v2.MachineR\amachine2\xc7\x03\n" +
+	"\amachine\x18\x01 \x01(\v2\x1a.metalstack.api.v2.MachineR\amachine\"\xd9\x01\n" +
+	"\x1eMachineServiceReinstallRequest\x12\x1c\n" +
+	"\x04uuid\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12\"\n" +
+	"\aproject\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aproject\x12 \n" +
+	"\x05image\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x02\x18\x80\x01R\x05image\x12=\n" +
+	"\x11filesystem_layout\x18\x04 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01H\x00R\x10filesystemLayout\x88\x01\x01B\x14\n" +
+	"\x12_filesystem_layout\"W\n" +
+	"\x1fMachineServiceReinstallResponse\x124\n" +
+	"\amachine\x18\x01 \x01(\v2\x1a.metalstack.api.v2.MachineR\amachine2\xb5\x04\n" +
 	"\x0eMachineService\x12n\n" +
 	"\n" +
 	"ConfirmOff\x12).ingot.v1.MachineServiceConfirmOffRequest\x1a*.ingot.v1.MachineServiceConfirmOffResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12n\n" +
 	"\n" +
 	"BootMedium\x12).ingot.v1.MachineServiceBootMediumRequest\x1a*.ingot.v1.MachineServiceBootMediumResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12h\n" +
 	"\bShutdown\x12'.ingot.v1.MachineServiceShutdownRequest\x1a(.ingot.v1.MachineServiceShutdownResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12k\n" +
-	"\tInterrupt\x12(.ingot.v1.MachineServiceInterruptRequest\x1a).ingot.v1.MachineServiceInterruptResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
+	"\tInterrupt\x12(.ingot.v1.MachineServiceInterruptRequest\x1a).ingot.v1.MachineServiceInterruptResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12l\n" +
+	"\tReinstall\x12(.ingot.v1.MachineServiceReinstallRequest\x1a).ingot.v1.MachineServiceReinstallResponse\"\n" +
+	"\xca\xf3\x18\x02\x01\x02\xe0\xf3\x18\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
 	file_ingot_v1_machine_proto_rawDescOnce sync.Once
@@ -427,7 +553,7 @@ func file_ingot_v1_machine_proto_rawDescGZIP() []byte {
 	return file_ingot_v1_machine_proto_rawDescData
 }
 
-var file_ingot_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_ingot_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_ingot_v1_machine_proto_goTypes = []any{
 	(*MachineServiceConfirmOffRequest)(nil),  // 0: ingot.v1.MachineServiceConfirmOffRequest
 	(*MachineServiceConfirmOffResponse)(nil), // 1: ingot.v1.MachineServiceConfirmOffResponse
@@ -437,26 +563,31 @@ var file_ingot_v1_machine_proto_goTypes = []any{
 	(*MachineServiceShutdownResponse)(nil),   // 5: ingot.v1.MachineServiceShutdownResponse
 	(*MachineServiceInterruptRequest)(nil),   // 6: ingot.v1.MachineServiceInterruptRequest
 	(*MachineServiceInterruptResponse)(nil),  // 7: ingot.v1.MachineServiceInterruptResponse
-	(*v2.Machine)(nil),                       // 8: metalstack.api.v2.Machine
+	(*MachineServiceReinstallRequest)(nil),   // 8: ingot.v1.MachineServiceReinstallRequest
+	(*MachineServiceReinstallResponse)(nil),  // 9: ingot.v1.MachineServiceReinstallResponse
+	(*v2.Machine)(nil),                       // 10: metalstack.api.v2.Machine
 }
 var file_ingot_v1_machine_proto_depIdxs = []int32{
-	8, // 0: ingot.v1.MachineServiceConfirmOffResponse.machine:type_name -> metalstack.api.v2.Machine
-	8, // 1: ingot.v1.MachineServiceBootMediumResponse.machine:type_name -> metalstack.api.v2.Machine
-	8, // 2: ingot.v1.MachineServiceShutdownResponse.machine:type_name -> metalstack.api.v2.Machine
-	8, // 3: ingot.v1.MachineServiceInterruptResponse.machine:type_name -> metalstack.api.v2.Machine
-	0, // 4: ingot.v1.MachineService.ConfirmOff:input_type -> ingot.v1.MachineServiceConfirmOffRequest
-	2, // 5: ingot.v1.MachineService.BootMedium:input_type -> ingot.v1.MachineServiceBootMediumRequest
-	4, // 6: ingot.v1.MachineService.Shutdown:input_type -> ingot.v1.MachineServiceShutdownRequest
-	6, // 7: ingot.v1.MachineService.Interrupt:input_type -> ingot.v1.MachineServiceInterruptRequest
-	1, // 8: ingot.v1.MachineService.ConfirmOff:output_type -> ingot.v1.MachineServiceConfirmOffResponse
-	3, // 9: ingot.v1.MachineService.BootMedium:output_type -> ingot.v1.MachineServiceBootMediumResponse
-	5, // 10: ingot.v1.MachineService.Shutdown:output_type -> ingot.v1.MachineServiceShutdownResponse
-	7, // 11: ingot.v1.MachineService.Interrupt:output_type -> ingot.v1.MachineServiceInterruptResponse
-	8, // [8:12] is the sub-list for method output_type
-	4, // [4:8] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	10, // 0: ingot.v1.MachineServiceConfirmOffResponse.machine:type_name -> metalstack.api.v2.Machine
+	10, // 1: ingot.v1.MachineServiceBootMediumResponse.machine:type_name -> metalstack.api.v2.Machine
+	10, // 2: ingot.v1.MachineServiceShutdownResponse.machine:type_name -> metalstack.api.v2.Machine
+	10, // 3: ingot.v1.MachineServiceInterruptResponse.machine:type_name -> metalstack.api.v2.Machine
+	10, // 4: ingot.v1.MachineServiceReinstallResponse.machine:type_name -> metalstack.api.v2.Machine
+	0,  // 5: ingot.v1.MachineService.ConfirmOff:input_type -> ingot.v1.MachineServiceConfirmOffRequest
+	2,  // 6: ingot.v1.MachineService.BootMedium:input_type -> ingot.v1.MachineServiceBootMediumRequest
+	4,  // 7: ingot.v1.MachineService.Shutdown:input_type -> ingot.v1.MachineServiceShutdownRequest
+	6,  // 8: ingot.v1.MachineService.Interrupt:input_type -> ingot.v1.MachineServiceInterruptRequest
+	8,  // 9: ingot.v1.MachineService.Reinstall:input_type -> ingot.v1.MachineServiceReinstallRequest
+	1,  // 10: ingot.v1.MachineService.ConfirmOff:output_type -> ingot.v1.MachineServiceConfirmOffResponse
+	3,  // 11: ingot.v1.MachineService.BootMedium:output_type -> ingot.v1.MachineServiceBootMediumResponse
+	5,  // 12: ingot.v1.MachineService.Shutdown:output_type -> ingot.v1.MachineServiceShutdownResponse
+	7,  // 13: ingot.v1.MachineService.Interrupt:output_type -> ingot.v1.MachineServiceInterruptResponse
+	9,  // 14: ingot.v1.MachineService.Reinstall:output_type -> ingot.v1.MachineServiceReinstallResponse
+	10, // [10:15] is the sub-list for method output_type
+	5,  // [5:10] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_machine_proto_init() }
@@ -464,13 +595,14 @@ func file_ingot_v1_machine_proto_init() {
 	if File_ingot_v1_machine_proto != nil {
 		return
 	}
+	file_ingot_v1_machine_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_machine_proto_rawDesc), len(file_ingot_v1_machine_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -466,8 +466,13 @@ type Allocation struct {
 	Size          string   `protobuf:"bytes,4,opt,name=size,proto3" json:"size,omitempty"`
 	Rack          string   `protobuf:"bytes,5,opt,name=rack,proto3" json:"rack,omitempty"`
 	PlacementTags []string `protobuf:"bytes,6,rep,name=placement_tags,json=placementTags,proto3" json:"placement_tags,omitempty"`
-	// When its installation was reported; absent before.
-	Installed     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=installed,proto3" json:"installed,omitempty"`
+	// When its installation was reported; absent before, and while it is
+	// reinstalled.
+	Installed *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=installed,proto3" json:"installed,omitempty"`
+	// The machine's disks when it was installed.
+	Disks []*v1.Disk `protobuf:"bytes,8,rep,name=disks,proto3" json:"disks,omitempty"`
+	// Set while another system takes the place of the installed one.
+	Reinstall     *Reinstall `protobuf:"bytes,9,opt,name=reinstall,proto3" json:"reinstall,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -551,6 +556,109 @@ func (x *Allocation) GetInstalled() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Allocation) GetDisks() []*v1.Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *Allocation) GetReinstall() *Reinstall {
+	if x != nil {
+		return x.Reinstall
+	}
+	return nil
+}
+
+// Reinstall is what is on its way to another system, and what there is to go
+// back to.
+type Reinstall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The system that was installed: what allocation had in these fields.
+	Image     string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Layout    *v2.FilesystemLayout   `protobuf:"bytes,2,opt,name=layout,proto3" json:"layout,omitempty"`
+	Installed *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=installed,proto3" json:"installed,omitempty"`
+	Created   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	// The power was seen to be off: the old system does not run any more.
+	PowerOffSeen *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=power_off_seen,json=powerOffSeen,proto3" json:"power_off_seen,omitempty"`
+	// The agent has begun to write: there is nothing to go back to.
+	Begun         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=begun,proto3" json:"begun,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reinstall) Reset() {
+	*x = Reinstall{}
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reinstall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reinstall) ProtoMessage() {}
+
+func (x *Reinstall) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reinstall.ProtoReflect.Descriptor instead.
+func (*Reinstall) Descriptor() ([]byte, []int) {
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Reinstall) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Reinstall) GetLayout() *v2.FilesystemLayout {
+	if x != nil {
+		return x.Layout
+	}
+	return nil
+}
+
+func (x *Reinstall) GetInstalled() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Installed
+	}
+	return nil
+}
+
+func (x *Reinstall) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Reinstall) GetPowerOffSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PowerOffSeen
+	}
+	return nil
+}
+
+func (x *Reinstall) GetBegun() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Begun
+	}
+	return nil
+}
+
 // Reclaim is a deleted allocation on its way out. Its steps are taken in the
 // order of the fields; each is set when it was seen to be done.
 type Reclaim struct {
@@ -572,7 +680,7 @@ type Reclaim struct {
 
 func (x *Reclaim) Reset() {
 	*x = Reclaim{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[5]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +692,7 @@ func (x *Reclaim) String() string {
 func (*Reclaim) ProtoMessage() {}
 
 func (x *Reclaim) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[5]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +705,7 @@ func (x *Reclaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reclaim.ProtoReflect.Descriptor instead.
 func (*Reclaim) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{5}
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Reclaim) GetMachine() string {
@@ -663,7 +771,7 @@ type MachineBMC struct {
 
 func (x *MachineBMC) Reset() {
 	*x = MachineBMC{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[6]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +783,7 @@ func (x *MachineBMC) String() string {
 func (*MachineBMC) ProtoMessage() {}
 
 func (x *MachineBMC) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[6]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +796,7 @@ func (x *MachineBMC) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MachineBMC.ProtoReflect.Descriptor instead.
 func (*MachineBMC) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{6}
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MachineBMC) GetUuid() string {
@@ -731,7 +839,7 @@ type BMCStatus struct {
 
 func (x *BMCStatus) Reset() {
 	*x = BMCStatus{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[7]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +851,7 @@ func (x *BMCStatus) String() string {
 func (*BMCStatus) ProtoMessage() {}
 
 func (x *BMCStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[7]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +864,7 @@ func (x *BMCStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BMCStatus.ProtoReflect.Descriptor instead.
 func (*BMCStatus) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{7}
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BMCStatus) GetPartition() string {
@@ -796,7 +904,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[8]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +916,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[8]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +929,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{8}
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Operation) GetOperation() *v1.Operation {
@@ -874,7 +982,7 @@ type Boot struct {
 
 func (x *Boot) Reset() {
 	*x = Boot{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[9]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +994,7 @@ func (x *Boot) String() string {
 func (*Boot) ProtoMessage() {}
 
 func (x *Boot) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[9]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +1007,7 @@ func (x *Boot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Boot.ProtoReflect.Descriptor instead.
 func (*Boot) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{9}
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Boot) GetUuid() string {
@@ -950,7 +1058,7 @@ type CachedImage struct {
 
 func (x *CachedImage) Reset() {
 	*x = CachedImage{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[10]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1070,7 @@ func (x *CachedImage) String() string {
 func (*CachedImage) ProtoMessage() {}
 
 func (x *CachedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[10]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1083,7 @@ func (x *CachedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CachedImage.ProtoReflect.Descriptor instead.
 func (*CachedImage) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{10}
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CachedImage) GetPartition() string {
@@ -1011,7 +1119,7 @@ type Sightings struct {
 
 func (x *Sightings) Reset() {
 	*x = Sightings{}
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[11]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1131,7 @@ func (x *Sightings) String() string {
 func (*Sightings) ProtoMessage() {}
 
 func (x *Sightings) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_private_v1_machine_proto_msgTypes[11]
+	mi := &file_ingot_private_v1_machine_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1144,7 @@ func (x *Sightings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sightings.ProtoReflect.Descriptor instead.
 func (*Sightings) Descriptor() ([]byte, []int) {
-	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{11}
+	return file_ingot_private_v1_machine_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Sightings) GetKey() string {
@@ -1057,7 +1165,7 @@ var File_ingot_private_v1_machine_proto protoreflect.FileDescriptor
 
 const file_ingot_private_v1_machine_proto_rawDesc = "" +
 	"\n" +
-	"\x1eingot/private/v1/machine.proto\x12\x10ingot.private.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14ingot/v1/agent.proto\x1a\x12ingot/v1/bmc.proto\x1a\x15ingot/v1/common.proto\x1a\x13ingot/v1/site.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\x1fmetalstack/api/v2/machine.proto\"\xa0\x06\n" +
+	"\x1eingot/private/v1/machine.proto\x12\x10ingot.private.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14ingot/v1/agent.proto\x1a\x12ingot/v1/bmc.proto\x1a\x15ingot/v1/common.proto\x1a\x13ingot/v1/site.proto\x1a\x1emetalstack/api/v2/common.proto\x1a\"metalstack/api/v2/filesystem.proto\x1a\x1fmetalstack/api/v2/machine.proto\"\xa0\x06\n" +
 	"\aMachine\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12+\n" +
 	"\x04meta\x18\x02 \x01(\v2\x17.metalstack.api.v2.MetaR\x04meta\x12\x1c\n" +
@@ -1104,7 +1212,7 @@ const file_ingot_private_v1_machine_proto_rawDesc = "" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12\x17\n" +
 	"\atook_ms\x18\x06 \x01(\x03R\x06tookMs\x12\x16\n" +
 	"\x06failed\x18\a \x01(\bR\x06failed\x12\x17\n" +
-	"\aboot_id\x18\b \x01(\tR\x06bootId\"\x93\x02\n" +
+	"\aboot_id\x18\b \x01(\tR\x06bootId\"\xf4\x02\n" +
 	"\n" +
 	"Allocation\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x12D\n" +
@@ -1115,7 +1223,16 @@ const file_ingot_private_v1_machine_proto_rawDesc = "" +
 	"\x04size\x18\x04 \x01(\tR\x04size\x12\x12\n" +
 	"\x04rack\x18\x05 \x01(\tR\x04rack\x12%\n" +
 	"\x0eplacement_tags\x18\x06 \x03(\tR\rplacementTags\x128\n" +
-	"\tinstalled\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tinstalled\"\xe0\x02\n" +
+	"\tinstalled\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tinstalled\x12$\n" +
+	"\x05disks\x18\b \x03(\v2\x0e.ingot.v1.DiskR\x05disks\x129\n" +
+	"\treinstall\x18\t \x01(\v2\x1b.ingot.private.v1.ReinstallR\treinstall\"\xc2\x02\n" +
+	"\tReinstall\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12;\n" +
+	"\x06layout\x18\x02 \x01(\v2#.metalstack.api.v2.FilesystemLayoutR\x06layout\x128\n" +
+	"\tinstalled\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tinstalled\x124\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12@\n" +
+	"\x0epower_off_seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\fpowerOffSeen\x120\n" +
+	"\x05begun\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05begun\"\xe0\x02\n" +
 	"\aReclaim\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x12<\n" +
 	"\n" +
@@ -1172,70 +1289,80 @@ func file_ingot_private_v1_machine_proto_rawDescGZIP() []byte {
 	return file_ingot_private_v1_machine_proto_rawDescData
 }
 
-var file_ingot_private_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_ingot_private_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_ingot_private_v1_machine_proto_goTypes = []any{
 	(*Machine)(nil),                      // 0: ingot.private.v1.Machine
 	(*Hardware)(nil),                     // 1: ingot.private.v1.Hardware
 	(*Events)(nil),                       // 2: ingot.private.v1.Events
 	(*Event)(nil),                        // 3: ingot.private.v1.Event
 	(*Allocation)(nil),                   // 4: ingot.private.v1.Allocation
-	(*Reclaim)(nil),                      // 5: ingot.private.v1.Reclaim
-	(*MachineBMC)(nil),                   // 6: ingot.private.v1.MachineBMC
-	(*BMCStatus)(nil),                    // 7: ingot.private.v1.BMCStatus
-	(*Operation)(nil),                    // 8: ingot.private.v1.Operation
-	(*Boot)(nil),                         // 9: ingot.private.v1.Boot
-	(*CachedImage)(nil),                  // 10: ingot.private.v1.CachedImage
-	(*Sightings)(nil),                    // 11: ingot.private.v1.Sightings
-	nil,                                  // 12: ingot.private.v1.Sightings.SeenEntry
-	(*v2.Meta)(nil),                      // 13: metalstack.api.v2.Meta
-	(v1.MachinePhase)(0),                 // 14: ingot.v1.MachinePhase
-	(*timestamppb.Timestamp)(nil),        // 15: google.protobuf.Timestamp
-	(*v2.MachineCondition)(nil),          // 16: metalstack.api.v2.MachineCondition
-	(*v2.MachineProvisioningEvent)(nil),  // 17: metalstack.api.v2.MachineProvisioningEvent
-	(v2.MachineLiveliness)(0),            // 18: metalstack.api.v2.MachineLiveliness
-	(*v1.Inventory)(nil),                 // 19: ingot.v1.Inventory
-	(v2.MachineProvisioningEventType)(0), // 20: metalstack.api.v2.MachineProvisioningEventType
-	(*v2.MachineAllocation)(nil),         // 21: metalstack.api.v2.MachineAllocation
-	(*v2.MachineBMCReport)(nil),          // 22: metalstack.api.v2.MachineBMCReport
-	(*v1.BMCStatus)(nil),                 // 23: ingot.v1.BMCStatus
-	(*v1.Operation)(nil),                 // 24: ingot.v1.Operation
-	(v2.MachineBMCCommand)(0),            // 25: metalstack.api.v2.MachineBMCCommand
+	(*Reinstall)(nil),                    // 5: ingot.private.v1.Reinstall
+	(*Reclaim)(nil),                      // 6: ingot.private.v1.Reclaim
+	(*MachineBMC)(nil),                   // 7: ingot.private.v1.MachineBMC
+	(*BMCStatus)(nil),                    // 8: ingot.private.v1.BMCStatus
+	(*Operation)(nil),                    // 9: ingot.private.v1.Operation
+	(*Boot)(nil),                         // 10: ingot.private.v1.Boot
+	(*CachedImage)(nil),                  // 11: ingot.private.v1.CachedImage
+	(*Sightings)(nil),                    // 12: ingot.private.v1.Sightings
+	nil,                                  // 13: ingot.private.v1.Sightings.SeenEntry
+	(*v2.Meta)(nil),                      // 14: metalstack.api.v2.Meta
+	(v1.MachinePhase)(0),                 // 15: ingot.v1.MachinePhase
+	(*timestamppb.Timestamp)(nil),        // 16: google.protobuf.Timestamp
+	(*v2.MachineCondition)(nil),          // 17: metalstack.api.v2.MachineCondition
+	(*v2.MachineProvisioningEvent)(nil),  // 18: metalstack.api.v2.MachineProvisioningEvent
+	(v2.MachineLiveliness)(0),            // 19: metalstack.api.v2.MachineLiveliness
+	(*v1.Inventory)(nil),                 // 20: ingot.v1.Inventory
+	(v2.MachineProvisioningEventType)(0), // 21: metalstack.api.v2.MachineProvisioningEventType
+	(*v2.MachineAllocation)(nil),         // 22: metalstack.api.v2.MachineAllocation
+	(*v1.Disk)(nil),                      // 23: ingot.v1.Disk
+	(*v2.FilesystemLayout)(nil),          // 24: metalstack.api.v2.FilesystemLayout
+	(*v2.MachineBMCReport)(nil),          // 25: metalstack.api.v2.MachineBMCReport
+	(*v1.BMCStatus)(nil),                 // 26: ingot.v1.BMCStatus
+	(*v1.Operation)(nil),                 // 27: ingot.v1.Operation
+	(v2.MachineBMCCommand)(0),            // 28: metalstack.api.v2.MachineBMCCommand
 }
 var file_ingot_private_v1_machine_proto_depIdxs = []int32{
-	13, // 0: ingot.private.v1.Machine.meta:type_name -> metalstack.api.v2.Meta
-	14, // 1: ingot.private.v1.Machine.phase:type_name -> ingot.v1.MachinePhase
-	15, // 2: ingot.private.v1.Machine.phase_since:type_name -> google.protobuf.Timestamp
-	16, // 3: ingot.private.v1.Machine.condition:type_name -> metalstack.api.v2.MachineCondition
-	15, // 4: ingot.private.v1.Machine.failed_boots:type_name -> google.protobuf.Timestamp
-	17, // 5: ingot.private.v1.Machine.last_error:type_name -> metalstack.api.v2.MachineProvisioningEvent
-	18, // 6: ingot.private.v1.Machine.liveliness:type_name -> metalstack.api.v2.MachineLiveliness
-	15, // 7: ingot.private.v1.Machine.last_event:type_name -> google.protobuf.Timestamp
-	19, // 8: ingot.private.v1.Hardware.inventory:type_name -> ingot.v1.Inventory
-	15, // 9: ingot.private.v1.Hardware.updated:type_name -> google.protobuf.Timestamp
+	14, // 0: ingot.private.v1.Machine.meta:type_name -> metalstack.api.v2.Meta
+	15, // 1: ingot.private.v1.Machine.phase:type_name -> ingot.v1.MachinePhase
+	16, // 2: ingot.private.v1.Machine.phase_since:type_name -> google.protobuf.Timestamp
+	17, // 3: ingot.private.v1.Machine.condition:type_name -> metalstack.api.v2.MachineCondition
+	16, // 4: ingot.private.v1.Machine.failed_boots:type_name -> google.protobuf.Timestamp
+	18, // 5: ingot.private.v1.Machine.last_error:type_name -> metalstack.api.v2.MachineProvisioningEvent
+	19, // 6: ingot.private.v1.Machine.liveliness:type_name -> metalstack.api.v2.MachineLiveliness
+	16, // 7: ingot.private.v1.Machine.last_event:type_name -> google.protobuf.Timestamp
+	20, // 8: ingot.private.v1.Hardware.inventory:type_name -> ingot.v1.Inventory
+	16, // 9: ingot.private.v1.Hardware.updated:type_name -> google.protobuf.Timestamp
 	3,  // 10: ingot.private.v1.Events.events:type_name -> ingot.private.v1.Event
 	3,  // 11: ingot.private.v1.Events.steps:type_name -> ingot.private.v1.Event
-	15, // 12: ingot.private.v1.Event.time:type_name -> google.protobuf.Timestamp
-	20, // 13: ingot.private.v1.Event.type:type_name -> metalstack.api.v2.MachineProvisioningEventType
-	21, // 14: ingot.private.v1.Allocation.allocation:type_name -> metalstack.api.v2.MachineAllocation
-	15, // 15: ingot.private.v1.Allocation.installed:type_name -> google.protobuf.Timestamp
-	4,  // 16: ingot.private.v1.Reclaim.allocation:type_name -> ingot.private.v1.Allocation
-	15, // 17: ingot.private.v1.Reclaim.created:type_name -> google.protobuf.Timestamp
-	15, // 18: ingot.private.v1.Reclaim.power_off_seen:type_name -> google.protobuf.Timestamp
-	15, // 19: ingot.private.v1.Reclaim.ports_moved:type_name -> google.protobuf.Timestamp
-	15, // 20: ingot.private.v1.Reclaim.released:type_name -> google.protobuf.Timestamp
-	22, // 21: ingot.private.v1.MachineBMC.report:type_name -> metalstack.api.v2.MachineBMCReport
-	23, // 22: ingot.private.v1.BMCStatus.status:type_name -> ingot.v1.BMCStatus
-	24, // 23: ingot.private.v1.Operation.operation:type_name -> ingot.v1.Operation
-	25, // 24: ingot.private.v1.Operation.command:type_name -> metalstack.api.v2.MachineBMCCommand
-	15, // 25: ingot.private.v1.Operation.taken:type_name -> google.protobuf.Timestamp
-	15, // 26: ingot.private.v1.Boot.began:type_name -> google.protobuf.Timestamp
-	12, // 27: ingot.private.v1.Sightings.seen:type_name -> ingot.private.v1.Sightings.SeenEntry
-	15, // 28: ingot.private.v1.Sightings.SeenEntry.value:type_name -> google.protobuf.Timestamp
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	16, // 12: ingot.private.v1.Event.time:type_name -> google.protobuf.Timestamp
+	21, // 13: ingot.private.v1.Event.type:type_name -> metalstack.api.v2.MachineProvisioningEventType
+	22, // 14: ingot.private.v1.Allocation.allocation:type_name -> metalstack.api.v2.MachineAllocation
+	16, // 15: ingot.private.v1.Allocation.installed:type_name -> google.protobuf.Timestamp
+	23, // 16: ingot.private.v1.Allocation.disks:type_name -> ingot.v1.Disk
+	5,  // 17: ingot.private.v1.Allocation.reinstall:type_name -> ingot.private.v1.Reinstall
+	24, // 18: ingot.private.v1.Reinstall.layout:type_name -> metalstack.api.v2.FilesystemLayout
+	16, // 19: ingot.private.v1.Reinstall.installed:type_name -> google.protobuf.Timestamp
+	16, // 20: ingot.private.v1.Reinstall.created:type_name -> google.protobuf.Timestamp
+	16, // 21: ingot.private.v1.Reinstall.power_off_seen:type_name -> google.protobuf.Timestamp
+	16, // 22: ingot.private.v1.Reinstall.begun:type_name -> google.protobuf.Timestamp
+	4,  // 23: ingot.private.v1.Reclaim.allocation:type_name -> ingot.private.v1.Allocation
+	16, // 24: ingot.private.v1.Reclaim.created:type_name -> google.protobuf.Timestamp
+	16, // 25: ingot.private.v1.Reclaim.power_off_seen:type_name -> google.protobuf.Timestamp
+	16, // 26: ingot.private.v1.Reclaim.ports_moved:type_name -> google.protobuf.Timestamp
+	16, // 27: ingot.private.v1.Reclaim.released:type_name -> google.protobuf.Timestamp
+	25, // 28: ingot.private.v1.MachineBMC.report:type_name -> metalstack.api.v2.MachineBMCReport
+	26, // 29: ingot.private.v1.BMCStatus.status:type_name -> ingot.v1.BMCStatus
+	27, // 30: ingot.private.v1.Operation.operation:type_name -> ingot.v1.Operation
+	28, // 31: ingot.private.v1.Operation.command:type_name -> metalstack.api.v2.MachineBMCCommand
+	16, // 32: ingot.private.v1.Operation.taken:type_name -> google.protobuf.Timestamp
+	16, // 33: ingot.private.v1.Boot.began:type_name -> google.protobuf.Timestamp
+	13, // 34: ingot.private.v1.Sightings.seen:type_name -> ingot.private.v1.Sightings.SeenEntry
+	16, // 35: ingot.private.v1.Sightings.SeenEntry.value:type_name -> google.protobuf.Timestamp
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_ingot_private_v1_machine_proto_init() }
@@ -1249,7 +1376,7 @@ func file_ingot_private_v1_machine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_private_v1_machine_proto_rawDesc), len(file_ingot_private_v1_machine_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

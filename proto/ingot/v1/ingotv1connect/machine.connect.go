@@ -44,6 +44,9 @@ const (
 	// MachineServiceInterruptProcedure is the fully-qualified name of the MachineService's Interrupt
 	// RPC.
 	MachineServiceInterruptProcedure = "/ingot.v1.MachineService/Interrupt"
+	// MachineServiceReinstallProcedure is the fully-qualified name of the MachineService's Reinstall
+	// RPC.
+	MachineServiceReinstallProcedure = "/ingot.v1.MachineService/Reinstall"
 )
 
 // MachineServiceClient is a client for the ingot.v1.MachineService service.
@@ -61,6 +64,12 @@ type MachineServiceClient interface {
 	// Interrupt sends a non-maskable interrupt, so that an operating system that
 	// hangs panics and writes a dump.
 	Interrupt(context.Context, *connect.Request[v1.MachineServiceInterruptRequest]) (*connect.Response[v1.MachineServiceInterruptResponse], error)
+	// Reinstall puts another system on an allocated machine (MEP-3). The
+	// allocation stays: its uuid, addresses, ASN, hostname, userdata and ssh
+	// keys. Disks that the layout does not name are not written to. If the new
+	// system cannot be installed and nothing was written yet, the machine goes
+	// back to the old one.
+	Reinstall(context.Context, *connect.Request[v1.MachineServiceReinstallRequest]) (*connect.Response[v1.MachineServiceReinstallResponse], error)
 }
 
 // NewMachineServiceClient constructs a client for the ingot.v1.MachineService service. By default,
@@ -98,6 +107,12 @@ func NewMachineServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(machineServiceMethods.ByName("Interrupt")),
 			connect.WithClientOptions(opts...),
 		),
+		reinstall: connect.NewClient[v1.MachineServiceReinstallRequest, v1.MachineServiceReinstallResponse](
+			httpClient,
+			baseURL+MachineServiceReinstallProcedure,
+			connect.WithSchema(machineServiceMethods.ByName("Reinstall")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -107,6 +122,7 @@ type machineServiceClient struct {
 	bootMedium *connect.Client[v1.MachineServiceBootMediumRequest, v1.MachineServiceBootMediumResponse]
 	shutdown   *connect.Client[v1.MachineServiceShutdownRequest, v1.MachineServiceShutdownResponse]
 	interrupt  *connect.Client[v1.MachineServiceInterruptRequest, v1.MachineServiceInterruptResponse]
+	reinstall  *connect.Client[v1.MachineServiceReinstallRequest, v1.MachineServiceReinstallResponse]
 }
 
 // ConfirmOff calls ingot.v1.MachineService.ConfirmOff.
@@ -129,6 +145,11 @@ func (c *machineServiceClient) Interrupt(ctx context.Context, req *connect.Reque
 	return c.interrupt.CallUnary(ctx, req)
 }
 
+// Reinstall calls ingot.v1.MachineService.Reinstall.
+func (c *machineServiceClient) Reinstall(ctx context.Context, req *connect.Request[v1.MachineServiceReinstallRequest]) (*connect.Response[v1.MachineServiceReinstallResponse], error) {
+	return c.reinstall.CallUnary(ctx, req)
+}
+
 // MachineServiceHandler is an implementation of the ingot.v1.MachineService service.
 type MachineServiceHandler interface {
 	// ConfirmOff states that a machine whose power nobody can read is off, so
@@ -144,6 +165,12 @@ type MachineServiceHandler interface {
 	// Interrupt sends a non-maskable interrupt, so that an operating system that
 	// hangs panics and writes a dump.
 	Interrupt(context.Context, *connect.Request[v1.MachineServiceInterruptRequest]) (*connect.Response[v1.MachineServiceInterruptResponse], error)
+	// Reinstall puts another system on an allocated machine (MEP-3). The
+	// allocation stays: its uuid, addresses, ASN, hostname, userdata and ssh
+	// keys. Disks that the layout does not name are not written to. If the new
+	// system cannot be installed and nothing was written yet, the machine goes
+	// back to the old one.
+	Reinstall(context.Context, *connect.Request[v1.MachineServiceReinstallRequest]) (*connect.Response[v1.MachineServiceReinstallResponse], error)
 }
 
 // NewMachineServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -177,6 +204,12 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 		connect.WithSchema(machineServiceMethods.ByName("Interrupt")),
 		connect.WithHandlerOptions(opts...),
 	)
+	machineServiceReinstallHandler := connect.NewUnaryHandler(
+		MachineServiceReinstallProcedure,
+		svc.Reinstall,
+		connect.WithSchema(machineServiceMethods.ByName("Reinstall")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ingot.v1.MachineService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case MachineServiceConfirmOffProcedure:
@@ -187,6 +220,8 @@ func NewMachineServiceHandler(svc MachineServiceHandler, opts ...connect.Handler
 			machineServiceShutdownHandler.ServeHTTP(w, r)
 		case MachineServiceInterruptProcedure:
 			machineServiceInterruptHandler.ServeHTTP(w, r)
+		case MachineServiceReinstallProcedure:
+			machineServiceReinstallHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -210,4 +245,8 @@ func (UnimplementedMachineServiceHandler) Shutdown(context.Context, *connect.Req
 
 func (UnimplementedMachineServiceHandler) Interrupt(context.Context, *connect.Request[v1.MachineServiceInterruptRequest]) (*connect.Response[v1.MachineServiceInterruptResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.MachineService.Interrupt is not implemented"))
+}
+
+func (UnimplementedMachineServiceHandler) Reinstall(context.Context, *connect.Request[v1.MachineServiceReinstallRequest]) (*connect.Response[v1.MachineServiceReinstallResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.MachineService.Reinstall is not implemented"))
 }
