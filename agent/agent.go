@@ -84,6 +84,7 @@ var stages = []stage{
 	{ingotv1.AgentStep_AGENT_STEP_REGISTER, (*Agent).register, 40},
 	{ingotv1.AgentStep_AGENT_STEP_WIPE, (*Agent).wipeDisks, 40},
 	{ingotv1.AgentStep_AGENT_STEP_WAIT, (*Agent).wait, 1 << 30},
+	{ingotv1.AgentStep_AGENT_STEP_CHECK, (*Agent).examine, 2},
 	{ingotv1.AgentStep_AGENT_STEP_PARTITION, (*Agent).partition, 2},
 	{ingotv1.AgentStep_AGENT_STEP_FILESYSTEM, (*Agent).makeFilesystems, 2},
 	{ingotv1.AgentStep_AGENT_STEP_IMAGE, (*Agent).writeImage, 5},

@@ -43,10 +43,13 @@ type fakeAPI struct {
 	reports  []string
 	lifetime time.Duration
 	refused  int // token requests to refuse first
-	refresh  int
-	wipes    []*ingotv1.Wipe
-	takes    int // proofs
-	wait     func(context.Context, *connect.ServerStream[ingotv1.AgentServiceWaitResponse]) error
+	// installed refuses every boot: there is a system on the disk; deaf
+	// records no report.
+	installed, deaf bool
+	refresh         int
+	wipes           []*ingotv1.Wipe
+	takes           int // proofs
+	wait            func(context.Context, *connect.ServerStream[ingotv1.AgentServiceWaitResponse]) error
 }
 
 const bootID = "0193e0a0-0000-7000-8000-0000000000aa"
@@ -61,6 +64,9 @@ func (f *fakeAPI) Begin(_ context.Context, r *connect.Request[ingotv1.BootServic
 	f.boots++
 	if r.Msg.GetUuid() != machine || r.Header().Get("Authorization") != "" {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("unexpected request"))
+	}
+	if f.installed {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("rule installed: it boots from its disk"))
 	}
 	return connect.NewResponse(&ingotv1.BootServiceBeginResponse{BootId: bootID}), nil
 }
@@ -94,6 +100,9 @@ func (f *fakeAPI) Report(_ context.Context, r *connect.Request[ingotv1.AgentServ
 	defer f.mu.Unlock()
 	if r.Header().Get("Authorization") != "Bearer "+jwt("t1") || r.Msg.GetBootId() != bootID || r.Msg.GetUuid() != machine {
 		return nil, connect.NewError(connect.CodeUnauthenticated, errors.New("no identity"))
+	}
+	if f.deaf {
+		return nil, connect.NewError(connect.CodeInternal, errors.New("no leader"))
 	}
 	f.reports = append(f.reports, strings.TrimSpace(stepName(r.Msg.GetStep())+" "+nameOf(r.Msg.GetState().String(), "STEP_STATE_")+" "+r.Msg.GetMessage()))
 	return connect.NewResponse(&ingotv1.AgentServiceReportResponse{}), nil

@@ -81,6 +81,7 @@ func (a *Agent) identify(ctx context.Context) error {
 	// A boot id whose token request got no answer may be used up: begin again.
 	begun, err := a.api.boot.Begin(ctx, connect.NewRequest(&ingotv1.BootServiceBeginRequest{Uuid: a.uuid}))
 	if err != nil {
+		a.heed(err)
 		return fault.Wrap(fault.Unavailable, "boot", "metal-boot gave no boot id", err)
 	}
 	id := begun.Msg.GetBootId()
@@ -91,10 +92,19 @@ func (a *Agent) identify(ctx context.Context) error {
 		Signature: ed25519.Sign(a.api.key, []byte("ingot boot "+id)),
 	}))
 	if err != nil {
+		a.heed(err)
 		return fault.Wrap(fault.Unavailable, "boot "+id, "the machine got no token", err)
 	}
 	a.bootID = id
 	return a.api.keep(answer.Msg.GetToken(), answer.Msg.GetExpires().AsTime())
+}
+
+// heed has the machine reboot when this boot is not what it needs: it is
+// installed, and its firmware has not noticed yet.
+func (a *Agent) heed(err error) {
+	if connect.CodeOf(err) == connect.CodeFailedPrecondition {
+		a.reboot = err.Error()
+	}
 }
 
 // refresh replaces the token when less than half of its life is left.

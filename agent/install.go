@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -31,13 +33,80 @@ type System struct {
 	password string // for the console
 }
 
+// examine finds out what would fail later, before a disk is written: a layout
+// that cannot be made, and, where a system is to be replaced that can still be
+// started, other disks than those it was installed on, or an image that cannot
+// be had whole.
+func (a *Agent) examine(ctx context.Context) error {
+	i := a.install
+	if _, err := NewLayout(i.GetAllocation().GetFilesystemLayout()); err != nil {
+		return err
+	}
+	re := i.GetReinstallation()
+	if re == nil {
+		return nil
+	}
+	for _, d := range i.GetAllocation().GetFilesystemLayout().GetDisks() {
+		if err := sameDisk(d.GetDevice(), re.GetDisks(), a.disks); err != nil {
+			return err
+		}
+	}
+	if !re.GetIntact() {
+		return nil
+	}
+	_, err := image.Verify(ctx, image.SourceOf(i.GetSource(), i.GetUrls()...), image.Options{
+		Client: a.api.http,
+		Progress: func(p image.Progress) {
+			a.progress(ctx, ingotv1.AgentStep_AGENT_STEP_CHECK, int(p.Percent()), p.Left, "verifying image "+i.GetSource().GetImage())
+		},
+	})
+	return err
+}
+
+// sameDisk refuses a device that is another disk than it was: kernel names may
+// change between boots, and what was the system's disk may be one with data.
+func sameDisk(device string, then, now []*ingotv1.Disk) error {
+	name := path.Base(device)
+	of := func(disks []*ingotv1.Disk) *ingotv1.Disk {
+		i := slices.IndexFunc(disks, func(d *ingotv1.Disk) bool { return d.GetName() == name })
+		if i < 0 {
+			return nil
+		}
+		return disks[i]
+	}
+	// A disk that tells no number is known by its size.
+	number := func(d *ingotv1.Disk) string {
+		return first(d.GetSerial(), d.GetWwn(), fmt.Sprintf("a disk of %d bytes without a serial number", d.GetSize()))
+	}
+	object := "disk " + device
+	was, is := of(then), of(now)
+	switch {
+	case is == nil:
+		return fault.New(fault.Invalid, object, "is not there", "look at the server; a disk that was replaced needs a new allocation")
+	case was == nil:
+		return fault.New(fault.Invalid, object, "was not there when the machine was installed", "name another layout")
+	case number(was) != number(is):
+		return fault.Newf(fault.Invalid, object, "is %s now and was %s when the machine was installed; it may hold data and is not touched", number(is), number(was)).
+			Do("put the disks back into their places; a disk that was replaced needs a new allocation")
+	}
+	return nil
+}
+
 // partition begins the installation. Until here no disk was written for the
-// allocation; a layout that cannot be made is refused now.
+// allocation.
 func (a *Agent) partition(ctx context.Context) error {
 	i := a.install
 	layout, err := NewLayout(i.GetAllocation().GetFilesystemLayout())
 	if err != nil {
 		return err
+	}
+	if i.GetReinstallation() != nil {
+		// The control plane must know that there is no way back, before there is none.
+		if err := a.api.report(ctx, &ingotv1.AgentServiceReportRequest{
+			Uuid: a.uuid, BootId: a.bootID, Step: ingotv1.AgentStep_AGENT_STEP_PARTITION, State: ingotv1.StepState_STEP_STATE_BEGUN,
+		}); err != nil {
+			return fault.Wrap(fault.Unavailable, "allocation "+i.GetAllocation().GetUuid(), "nothing is written before that is recorded, and it cannot be reported", err)
+		}
 	}
 	if a.system != nil { // an earlier try got further
 		if err := a.system.layout.Unmount(target); err != nil {
