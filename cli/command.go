@@ -170,9 +170,10 @@ func (a *app) addFlags(c *cobra.Command) {
 		f.BoolVar(&k.verify, "verify", false, "check the proofs with the keys that the server publishes")
 		f.StringVar(&k.keysFile, "keys", "", "check the proofs with the keys in this file, as 'ingot machine wipe-keys -o json' printed them")
 	}
-	switch k.verb.name {
-	case "delete":
+	if k.verb.asks() {
 		f.BoolVarP(&k.yes, "yes", "y", false, "do not ask")
+	}
+	switch k.verb.name {
 	case "create":
 		f.StringArrayVarP(&k.files, "file", "f", nil, "file or directory with objects to create; - is the standard input")
 	case "console":

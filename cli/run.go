@@ -93,8 +93,8 @@ func (k *call) once(ctx context.Context, arg string) error {
 			return usagef("%s %s: nothing to change; see '%s --help'", k.verb.resource.name, k.describe(given), "ingot "+k.verb.resource.name+" update")
 		}
 		return k.update(ctx, m, req)
-	case k.verb.name == "delete" && !k.yes:
-		if err := k.confirm(ctx, k.verb.resource.name+" "+k.describe(given)); err != nil {
+	case k.verb.asks() && !k.yes:
+		if err := k.confirm(ctx, k.verb.name+" "+k.verb.resource.name+" "+k.describe(given)); err != nil {
 			return err
 		}
 	}
@@ -254,12 +254,12 @@ func (k *call) describe(given map[string][]string) string {
 	return strings.Join(out, " ")
 }
 
-// confirm asks before something is deleted.
+// confirm asks before something is done that cannot be undone.
 func (k *call) confirm(ctx context.Context, what string) error {
 	if !k.interactive() {
-		return fault.New(fault.Invalid, "delete "+what, "nobody is there to confirm it", "use --yes")
+		return fault.New(fault.Invalid, what, "nobody is there to confirm it", "use --yes")
 	}
-	fmt.Fprintf(k.Err, "delete %s? [y/N] ", what)
+	fmt.Fprintf(k.Err, "%s? [y/N] ", what)
 	line := make(chan string, 1)
 	go func() { // ends with a line, or with the program
 		s, _ := bufio.NewReader(k.In).ReadString('\n')
@@ -271,7 +271,7 @@ func (k *call) confirm(ctx context.Context, what string) error {
 		return context.Canceled
 	case s := <-line:
 		if !slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(s))) {
-			return usagef("delete %s: not confirmed", what)
+			return usagef("%s: not confirmed", what)
 		}
 		return nil
 	}

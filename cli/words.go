@@ -6,6 +6,12 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
+// asks are the verbs that cannot be undone: they ask first, unless --yes.
+var asks = map[string]bool{"delete": true, "machine reinstall": true}
+
+// asks reports whether somebody must confirm a verb.
+func (v *verb) asks() bool { return asks[v.name] || asks[v.resource.name+" "+v.name] }
+
 // grafts are methods whose command is not what their name says, because a
 // person looks for them at another resource.
 var grafts = map[protoreflect.FullName]string{
@@ -142,6 +148,7 @@ var verbShort = map[string]string{
 	"machine issues":           "List what is wrong with machines",
 	"machine list-bmc":         "List what BMCs reported",
 	"machine progress":         "List where machines stand, what agents do and what is waited for",
+	"machine reinstall":        "Put another system on a machine; disks that its layout does not name are kept",
 	"machine set-state":        "Lock, taint or release a machine",
 	"machine shutdown":         "Shut a machine's system down, and turn it off if it does not obey",
 	"machine timeline":         "Show what happened to a machine and what it waits for",
