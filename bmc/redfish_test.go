@@ -225,6 +225,75 @@ func TestBootFromMedium(t *testing.T) {
 	}
 }
 
+// A server is booted from the medium behind BMCs with each of the quirks that
+// can be lived with.
+func TestQuirks(t *testing.T) {
+	for _, q := range []lab.Quirk{lab.Busy, lab.DeniesMedium, lab.Drops, lab.MediaAsTask, lab.MediaOnSystem, lab.OnlyOnce, lab.WantsProtocol, lab.WantsTag} {
+		t.Run(string(q), func(t *testing.T) {
+			b := newBoard(t)
+			r, ctx := b.open(t), t.Context()
+			if err := b.SetQuirk(q, true); err != nil {
+				t.Fatal(err)
+			}
+			// What drops is asked again, as a site does.
+			again := func(what string, do func() error) {
+				t.Helper()
+				var err error
+				for range 3 {
+					if err = do(); !errors.Is(err, fault.Unavailable) {
+						break
+					}
+				}
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+			}
+			again("insert", func() error { return r.Insert(ctx, b.image) })
+			if q == lab.OnlyOnce {
+				if err := r.SetBoot(ctx, bmc.CD, bmc.Continuous); !errors.Is(err, fault.Invalid) {
+					t.Errorf("boot from CD for good: %v", err)
+				}
+			}
+			again("set boot", func() error { return r.SetBoot(ctx, bmc.CD, bmc.Once) })
+			again("power on", func() error { return r.SetPower(ctx, bmc.PowerOn) })
+			var s bmc.State
+			again("state", func() (err error) { s, err = r.State(ctx); return err })
+			if starts := b.shell.Starts(); s.Power != bmc.On || !s.Inserted || s.Media != b.image || len(starts) != 1 || filepath.Ext(starts[0]) != ".iso" {
+				t.Errorf("state %+v, started from %v", s, starts)
+			}
+			asked := b.Requests()
+			again("insert", func() error { return r.Insert(ctx, b.image) })
+			if n := b.Requests() - asked; n > 2 {
+				t.Errorf("inserting what is in took %d requests", n)
+			}
+			again("eject", func() error { return r.Eject(ctx) })
+			again("state", func() (err error) { s, err = r.State(ctx); return err })
+			if s.Inserted || s.Media != "" {
+				t.Errorf("after eject: %+v", s)
+			}
+		})
+	}
+}
+
+func TestSlowBMC(t *testing.T) {
+	b := newBoard(t)
+	r := b.open(t)
+	if err := b.SetQuirk(lab.Slow, true); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := r.State(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a slow BMC: %v", err)
+	}
+	if err := b.SetQuirk(lab.Slow, false); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := r.State(t.Context()); err != nil || s.Power != bmc.Off {
+		t.Errorf("when it is fast again: %+v, %v", s, err)
+	}
+}
+
 func TestReadsBeforeItWrites(t *testing.T) {
 	b := newBoard(t)
 	r, ctx := b.open(t), t.Context()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -53,6 +52,8 @@ type BMCConfig struct {
 	// Roots verify the servers that media come from over https, the system's
 	// when nil.
 	Roots *x509.CertPool
+	// Delay is how long each answer takes at least.
+	Delay time.Duration
 	// Setup says that the server's firmware has a menu that can be asked for.
 	Setup bool
 	// Serial is a file with everything that the server prints on its serial
@@ -79,6 +80,9 @@ type BMC struct {
 	sessions  map[string]session
 	quirks    map[Quirk]bool
 	led       bool
+	refused   bool // the last change, while Busy
+	accounts  map[string]account
+	tasks     map[string]func(http.ResponseWriter, *http.Request)
 	pretended Override // what is shown while IgnoresOverride
 
 	media drive
@@ -106,7 +110,8 @@ func NewBMC(cfg BMCConfig) (*BMC, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
 	}
-	b := &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}, quirks: map[Quirk]bool{}}
+	b := &BMC{cfg: cfg, cert: cert, ca: ca, sessions: map[string]session{}, quirks: map[Quirk]bool{}, tasks: map[string]func(http.ResponseWriter, *http.Request){}}
+	b.FactoryReset()
 	if cfg.Serial != "" {
 		if b.uart, err = newUART(cfg.Serial, cfg.Keyboard, b.known); err != nil {
 			return nil, fmt.Errorf("bmc %s: %w", cfg.Board.Serial, err)
@@ -184,14 +189,27 @@ func (b *BMC) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.fail(w, http.StatusUnauthorized, "NoValidSession", "There is no valid session established with the implementation.")
 		return
 	}
+	if b.cfg.Delay > 0 {
+		time.Sleep(b.cfg.Delay)
+	}
+	if b.moody(w, r) {
+		return
+	}
 	switch r.Method {
 	case http.MethodGet:
+		if b.taskAnswers(w, r, path) {
+			return
+		}
 		b.get(w, r, path)
 	case http.MethodPatch:
 		b.patch(w, r, path)
 	case http.MethodPost:
 		b.post(w, r, path)
 	case http.MethodDelete:
+		if strings.HasPrefix(path, accountsPath+"/") {
+			b.deleteAccount(w, path)
+			return
+		}
 		b.logout(w, path)
 	default:
 		b.fail(w, http.StatusMethodNotAllowed, "OperationNotAllowed", "The HTTP method is not allowed on this resource.")
@@ -231,8 +249,15 @@ func (b *BMC) patch(w http.ResponseWriter, r *http.Request, path string) {
 	if path == systemPath {
 		changes = map[string]func(json.RawMessage) *refusal{"Boot": b.changeBoot, "LocationIndicatorActive": b.changeLED}
 	}
+	if id, ok := strings.CutPrefix(path, accountsPath+"/"); ok {
+		changes = b.accountChanges(id)
+	}
 	if len(changes) == 0 {
 		b.fail(w, http.StatusMethodNotAllowed, "OperationNotAllowed", "The HTTP method is not allowed on this resource.")
+		return
+	}
+	if b.has(WantsTag) && r.Header.Get("If-Match") == "" {
+		b.fail(w, http.StatusPreconditionRequired, "PreconditionRequired", "A precondition header or annotation is required to change this resource.")
 		return
 	}
 	if _, etag := render(doc); !matches(r.Header.Get("If-Match"), etag) {
@@ -273,6 +298,9 @@ func (b *BMC) changeBoot(value json.RawMessage) *refusal {
 	var change bootChange
 	if err := json.Unmarshal(value, &change); err != nil {
 		return wrongType("Boot")
+	}
+	if b.has(OnlyOnce) && change.Enabled != nil && *change.Enabled == "Continuous" {
+		return &refusal{http.StatusBadRequest, "PropertyValueNotInList", "The value 'Continuous' for the property BootSourceOverrideEnabled is not in the list of acceptable values."}
 	}
 	o, err := change.apply(b.override(), b.targets())
 	if err != nil {
@@ -345,6 +373,8 @@ func (b *BMC) post(w http.ResponseWriter, r *http.Request, path string) {
 	switch path {
 	case sessionsPath:
 		b.login(w, r)
+	case accountsPath:
+		b.createAccount(w, r)
 	case systemPath + "/Actions/ComputerSystem.Reset":
 		b.reset(w, r)
 	case mediaPath + "/Actions/VirtualMedia.InsertMedia", systemMediaPath + "/Actions/VirtualMedia.InsertMedia":
@@ -431,12 +461,6 @@ func (b *BMC) authenticated(r *http.Request) bool {
 		b.sessions[token] = s
 	}
 	return ok
-}
-
-func (b *BMC) known(user, password string) bool {
-	have := sha256.Sum256([]byte(user + "\x00" + password))
-	want := sha256.Sum256([]byte(b.cfg.User + "\x00" + b.cfg.Password))
-	return subtle.ConstantTimeCompare(have[:], want[:]) == 1
 }
 
 // expire ends idle sessions. b.mu is held.

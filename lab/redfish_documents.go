@@ -66,12 +66,24 @@ func (b *BMC) document(at string) object {
 		return collection(at, "EthernetInterface", at+"/1")
 	case managerPath + "/EthernetInterfaces/1":
 		return ethernet(at, "1", b.cfg.Board.MAC)
-	case managerPath + "/VirtualMedia":
+	case managerPath + "/VirtualMedia", mediaPath:
+		if b.has(MediaOnSystem) {
+			return nil
+		}
+		if at == mediaPath {
+			return b.mediaDocument(at)
+		}
 		return collection(at, "VirtualMedia", mediaPath)
 	case systemPath + "/VirtualMedia":
 		return collection(at, "VirtualMedia", systemMediaPath)
-	case mediaPath, systemMediaPath:
+	case systemMediaPath:
 		return b.mediaDocument(at)
+	}
+	if at == accountServicePath || strings.HasPrefix(at, accountServicePath+"/") {
+		return b.accountDocument(at)
+	}
+	if doc := b.serviceDocument(at); doc != nil {
+		return doc
 	}
 	if n, ok := strings.CutPrefix(at, systemPath+"/EthernetInterfaces/"); ok {
 		if i, err := strconv.Atoi(n); err == nil && i >= 1 && i <= len(b.cfg.Board.NICs) {
@@ -94,6 +106,7 @@ func (b *BMC) root() object {
 	return resource(rootPath+"/", "ServiceRoot.v1_16_1.ServiceRoot", "RootService", object{
 		"RedfishVersion": "1.18.0", "UUID": b.cfg.Board.UUID, "Vendor": b.cfg.Board.Manufacturer, "Product": "Lab BMC",
 		"Systems": link(rootPath + "/Systems"), "Managers": link(rootPath + "/Managers"), "Chassis": link(rootPath + "/Chassis"),
+		"AccountService": link(accountServicePath), "EventService": link(eventsPath), "TaskService": link(tasksPath),
 		"SessionService": link(rootPath + "/SessionService"), "Links": object{"Sessions": link(sessionsPath)},
 		"ProtocolFeaturesSupported": object{"ExpandQuery": object{"NoLinks": true, "Links": true, "ExpandAll": true, "Levels": true, "MaxLevels": 1}},
 	})
@@ -125,6 +138,7 @@ func (b *BMC) system() object {
 			"BootSourceOverrideEnabled@Redfish.AllowableValues": []string{"Disabled", "Once", "Continuous"},
 			"BootSourceOverrideMode@Redfish.AllowableValues":    []string{"UEFI"},
 		},
+		"SecureBoot": link(systemPath + "/SecureBoot"), "Storage": link(systemPath + "/Storage"),
 		"Bios": link(systemPath + "/Bios"), "EthernetInterfaces": link(systemPath + "/EthernetInterfaces"), "VirtualMedia": link(systemPath + "/VirtualMedia"),
 		"Links": object{"Chassis": links(chassisPath), "ManagedBy": links(managerPath)},
 		"Actions": object{"#ComputerSystem.Reset": object{
@@ -178,12 +192,16 @@ func (b *BMC) thermalDocument(at string) object {
 }
 
 func (b *BMC) manager() object {
-	return resource(managerPath, "Manager.v1_19_1.Manager", "BMC", object{
+	doc := resource(managerPath, "Manager.v1_19_1.Manager", "BMC", object{
 		"ManagerType": "BMC", "FirmwareVersion": b.cfg.Board.Firmware, "Manufacturer": b.cfg.Board.Manufacturer,
 		"Status": object{"State": "Enabled", "Health": "OK"}, "PowerState": "On",
-		"EthernetInterfaces": link(managerPath + "/EthernetInterfaces"), "VirtualMedia": link(managerPath + "/VirtualMedia"),
-		"Links": object{"ManagerForServers": links(systemPath), "ManagerForChassis": links(chassisPath)},
+		"EthernetInterfaces": link(managerPath + "/EthernetInterfaces"),
+		"Links":              object{"ManagerForServers": links(systemPath), "ManagerForChassis": links(chassisPath)},
 	})
+	if !b.has(MediaOnSystem) {
+		doc["VirtualMedia"] = link(managerPath + "/VirtualMedia")
+	}
+	return doc
 }
 
 func (b *BMC) mediaDocument(at string) object {
@@ -203,6 +221,9 @@ func (b *BMC) mediaDocument(at string) object {
 		doc["Image"], doc["ImageName"], doc["Inserted"], doc["ConnectedVia"] = image, path.Base(image), true, "URI"
 		scheme, _, _ := strings.Cut(image, ":")
 		doc["TransferProtocolType"] = strings.ToUpper(scheme)
+	}
+	if b.has(DeniesMedium) {
+		doc["Inserted"] = false
 	}
 	return resource(at, "VirtualMedia.v1_6_3.VirtualMedia", "Cd", doc)
 }

@@ -52,11 +52,11 @@ const (
 	mediumTimeout = 10 * time.Minute
 )
 
-// insert fetches a medium and puts it into the drive.
+// insert has a medium put into the drive.
 func (b *BMC) insert(w http.ResponseWriter, r *http.Request) {
 	var body struct {
-		Image    string
-		Inserted *bool
+		Image, TransferProtocolType string
+		Inserted                    *bool
 	}
 	if !b.read(w, r, &body) {
 		return
@@ -70,13 +70,27 @@ func (b *BMC) insert(w http.ResponseWriter, r *http.Request) {
 		b.fail(w, http.StatusBadRequest, "ActionParameterNotSupported", "The parameter Inserted for the action VirtualMedia.InsertMedia is not supported with the value false.")
 		return
 	}
+	if b.has(WantsProtocol) && !strings.EqualFold(body.TransferProtocolType, u.Scheme) {
+		b.fail(w, http.StatusBadRequest, "ActionParameterMissing", "The action VirtualMedia.InsertMedia requires the parameter TransferProtocolType to be present in the request body.")
+		return
+	}
+	load := func(w http.ResponseWriter, r *http.Request) { b.load(w, r, body.Image) }
+	if b.has(MediaAsTask) {
+		b.promise(w, load)
+		return
+	}
+	load(w, r)
+}
+
+// load fetches a medium and puts it into the drive.
+func (b *BMC) load(w http.ResponseWriter, r *http.Request, from string) {
 	b.media.busy.Lock()
 	defer b.media.busy.Unlock()
 	if image, _ := b.media.holds(); image != "" {
 		b.fail(w, http.StatusConflict, "ResourceInUse", "The change to the requested resource failed because the resource is in use or in transition: the drive holds "+image)
 		return
 	}
-	file, err := b.fetch(r.Context(), body.Image)
+	file, err := b.fetch(r.Context(), from)
 	if err != nil {
 		b.fail(w, http.StatusBadRequest, "CouldNotEstablishConnection", "The service failed to establish a connection with the URI: "+err.Error())
 		return
@@ -86,7 +100,7 @@ func (b *BMC) insert(w http.ResponseWriter, r *http.Request) {
 		b.internal(w, err)
 		return
 	}
-	b.media.put(body.Image, file)
+	b.media.put(from, file)
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -3,6 +3,8 @@ package lab
 import (
 	"net/http"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/ingot-cloud/ingot/fault"
 )
@@ -14,19 +16,73 @@ type Quirk string
 
 // The quirks of BMCs.
 const (
+	// Busy: a change is refused with 503 the first time it is asked for.
+	Busy Quirk = "busy"
+	// DeniesMedium: the drive says that it is empty when it is not.
+	DeniesMedium Quirk = "denies-medium"
+	// Drops: every seventh request ends without an answer.
+	Drops Quirk = "drops"
+	// FilledSlots: there are no new accounts, only empty ones to fill in.
+	FilledSlots Quirk = "account-slots"
 	// IgnoresPower: every reset is accepted, and the power stays as it is.
 	IgnoresPower Quirk = "ignores-power"
 	// IgnoresOverride: the boot override is accepted and shown, and the
 	// firmware starts in its own order.
 	IgnoresOverride Quirk = "ignores-override"
+	// MediaAsTask: a medium is promised, and inserted while its task runs.
+	MediaAsTask Quirk = "media-as-task"
+	// MediaOnSystem: the drive belongs to the system only.
+	MediaOnSystem Quirk = "media-on-system"
+	// OnlyOnce: the boot override is for one start, and nothing else.
+	OnlyOnce Quirk = "only-once"
 	// SharesConsole: who gets out of the serial console gets to the BMC's own
 	// command line, or so the BMC says.
 	SharesConsole Quirk = "shares-console"
+	// Slow: every answer takes SlowBy.
+	Slow Quirk = "slow"
+	// WantsProtocol: a medium needs its protocol in a property of its own.
+	WantsProtocol Quirk = "wants-protocol"
+	// WantsTag: a change needs the tag (ETag) of what is changed.
+	WantsTag Quirk = "wants-tag"
 )
+
+// SlowBy is how long a slow BMC takes for an answer.
+const SlowBy = 3 * time.Second
 
 // Quirks lists them all, in the order of their names.
 func Quirks() []Quirk {
-	return []Quirk{IgnoresOverride, IgnoresPower, SharesConsole}
+	all := []Quirk{
+		Busy, DeniesMedium, Drops, FilledSlots, IgnoresPower, IgnoresOverride, MediaAsTask, MediaOnSystem, OnlyOnce, SharesConsole, Slow, WantsProtocol, WantsTag,
+	}
+	slices.Sort(all)
+	return all
+}
+
+// moody does to a request what quirks do to all of them, and reports whether
+// that was the answer.
+func (b *BMC) moody(w http.ResponseWriter, r *http.Request) bool {
+	if b.has(Slow) {
+		select {
+		case <-r.Context().Done():
+		case <-time.After(SlowBy):
+		}
+	}
+	if b.has(Drops) && b.requests.Load()%7 == 0 {
+		panic(http.ErrAbortHandler)
+	}
+	change := r.Method == http.MethodPatch || r.Method == http.MethodPost && !strings.HasPrefix(r.URL.Path, sessionsPath)
+	if !change || !b.has(Busy) {
+		return false
+	}
+	b.mu.Lock()
+	b.refused = !b.refused
+	refuse := b.refused
+	b.mu.Unlock()
+	if refuse {
+		w.Header().Set("Retry-After", "0")
+		b.fail(w, http.StatusServiceUnavailable, "ServiceTemporarilyUnavailable", "The service is temporarily unavailable. Retry in 0 seconds.")
+	}
+	return refuse
 }
 
 // SetQuirk switches a quirk on or off.
