@@ -22,7 +22,7 @@ const leafSettle = 200 * time.Millisecond
 func Leaves(db *store.DB) Loop {
 	return Loop{
 		Name:     "leaf",
-		Inputs:   []string{"allocation", "connection", "fabric", "ip", "leaf", "network", "reclaim", "switch"},
+		Inputs:   []string{"allocation", "connection", "fabric", "ip", "leaf", "network", "switch"},
 		Outputs:  []string{"leafgeneration"},
 		All:      allLeaves,
 		Every:    time.Minute,
@@ -78,7 +78,7 @@ func leavesOf(r store.Reader, e store.Event) iter.Seq[string] {
 			once(e.Key)
 		case "connection":
 			once(records.SwitchOfPort(e.Key))
-		case "allocation", "reclaim":
+		case "allocation":
 			leavesOfMachine(r, e.Key, once)
 		case "fabric":
 			leavesOfPartition(r, e.Key, once)

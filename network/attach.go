@@ -227,6 +227,7 @@ func Detach(tx *store.Tx, allocation, machine string) error {
 		}
 		if _, err := records.IPs.Change(tx, keyOf(ip), func(ip *apiv2.IP) error {
 			ip.Project = ""
+			ip.Description = "in quarantine until machine " + machine + " is released"
 			ip.Meta.DeletionTaskId = proto.String(allocation)
 			return nil
 		}); err != nil {

@@ -150,8 +150,8 @@ type want struct {
 }
 
 // want decides what a port is to be. A machine's port moves into the machine's
-// VRF when the installation was reported, and out of it when the allocation was
-// deleted and power was seen to be off.
+// VRF when the installation was reported, and out of it when the allocation is
+// deleted, whether or not its system still runs.
 //
 // A firewall's port stays in the boot VRF: it needs EVPN to the host, which
 // leaves do not render.
@@ -186,25 +186,14 @@ func privateOf(a *apiv2.MachineAllocation) *apiv2.MachineNetwork {
 	return nil
 }
 
-// running returns the allocation whose system may be running on a machine; nil
-// if there is none.
+// running returns the allocation whose system runs on a machine; nil if there is
+// none. One that is reinstalled runs the old one until power was seen to be off.
 func running(r store.Reader, machine string) *apiv2.MachineAllocation {
 	if machine == "" {
 		return nil
 	}
-	if a, ok := records.Allocations.Peek(r, machine); ok {
-		return systemOf(a)
-	}
-	if rec, ok := records.Reclaims.Peek(r, machine); ok && rec.GetPowerOffSeen() == nil {
-		return systemOf(rec.GetAllocation())
-	}
-	return nil
-}
-
-// systemOf returns an allocation if it has a system: one that is reinstalled
-// runs the old one until power was seen to be off.
-func systemOf(a *privatev1.Allocation) *apiv2.MachineAllocation {
-	if a.GetInstalled() != nil || a.GetReinstall() != nil && a.GetReinstall().GetPowerOffSeen() == nil {
+	a, ok := records.Allocations.Peek(r, machine)
+	if ok && (a.GetInstalled() != nil || a.GetReinstall() != nil && a.GetReinstall().GetPowerOffSeen() == nil) {
 		return a.GetAllocation()
 	}
 	return nil

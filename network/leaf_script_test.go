@@ -51,14 +51,6 @@ func (s *script) doLeaf(verb, text string) ([]string, error) {
 			}
 			return records.Reclaims.Insert(tx, &privatev1.Reclaim{Machine: args[0], Allocation: a})
 		})
-	case "power-off":
-		return s.run(func(tx *store.Tx) error {
-			_, err := records.Reclaims.Change(tx, args[0], func(r *privatev1.Reclaim) error {
-				r.PowerOffSeen = timestamppb.New(tx.Now())
-				return nil
-			})
-			return err
-		})
 	case "release":
 		return s.run(func(tx *store.Tx) error {
 			r, err := records.Reclaims.Delete(tx, args[0])

@@ -3,6 +3,8 @@ package network
 import (
 	"bytes"
 	"net/netip"
+	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -64,6 +66,12 @@ func MachineAt(r store.Reader, source netip.Addr) (switchID, port, machine strin
 // not count, nor does one of a switch that is not a leaf of Ingot's. A machine
 // without ports has moved.
 func Moved(r store.Reader, machine string, class ingotv1.PortClass) bool {
+	return len(Unmoved(r, machine, class)) == 0
+}
+
+// Unmoved names the ports that keep a machine from having Moved, in words.
+func Unmoved(r store.Reader, machine string, class ingotv1.PortClass) []string {
+	var out []string
 	for c := range records.Connections.By(r, "machine", machine) {
 		s, err := siteOf(r, c.GetSwitch())
 		if err != nil {
@@ -75,10 +83,10 @@ func Moved(r store.Reader, machine string, class ingotv1.PortClass) bool {
 			continue
 		}
 		if w.class != class || p.GetClass() != class || p.GetVrf() != w.vrf || class == bootClass && !newest(r, p) {
-			return false
+			out = append(out, c.GetPort()+" of "+c.GetSwitch())
 		}
 	}
-	return true
+	return out
 }
 
 // newest reports whether a port was seen under its leaf's newest generation,
@@ -123,7 +131,17 @@ func ReportPort(tx *store.Tx, switchID string, g *ingotv1.Generation, q *ingotv1
 	return records.LeafPorts.Put(tx, p)
 }
 
-// hear notes a neighbour that was not there before.
+// hearAgain is how often a system that should not run there is noted.
+const hearAgain = 15 * time.Second
+
+// Provisioned reports whether an LLDP frame comes from an installed system:
+// metal-stack's images say so in the system description.
+func Provisioned(n *ingotv1.Neighbor) bool {
+	return strings.Contains(n.GetSystemDescription(), "provisioned")
+}
+
+// hear notes a neighbour that was not there before, and again and again an
+// installed system in the boot VRF, where none belongs.
 func hear(tx *store.Tx, p *privatev1.LeafPort, n *ingotv1.Neighbor) {
 	if n == nil {
 		p.Neighbor, p.Heard = nil, nil
@@ -132,7 +150,8 @@ func hear(tx *store.Tx, p *privatev1.LeafPort, n *ingotv1.Neighbor) {
 	if p.GetOldFrame() != nil && !n.GetSeen().AsTime().After(p.GetOldFrame().AsTime()) {
 		return
 	}
-	if same(p.GetNeighbor(), n) {
+	astray := p.GetClass() == bootClass && Provisioned(n)
+	if same(p.GetNeighbor(), n) && (!astray || n.GetSeen().AsTime().Sub(p.GetNeighbor().GetSeen().AsTime()) < hearAgain) {
 		return
 	}
 	p.Neighbor, p.Heard = n, timestamppb.New(tx.Now())
