@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -188,7 +189,7 @@ func TestLife(t *testing.T) {
 	d.until("power off", func() bool { return s.count(powerOff) == 1 })
 	d.until("ports", func() bool {
 		_, tl := m1.phase()
-		return tl.GetWaiting().GetWhat() == "both leaves to move the ports into the boot VRF"
+		return strings.HasPrefix(tl.GetWaiting().GetWhat(), "both leaves to move the ports into the boot VRF; missing: Ethernet1 of sw1")
 	})
 	m1.moves(ingotv1.PortClass_PORT_CLASS_BOOT, "", "sw1")
 	if n := records.IPs.Count(d.db.Snapshot(), "machine", m1.uuid); n != 1 || s.count(bootMedium) != 1 {

@@ -3,11 +3,11 @@ package machine
 import (
 	"fmt"
 	"hash/fnv"
-	"strings"
 	"time"
 
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
 
+	"github.com/ingot-cloud/ingot/network"
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/records"
@@ -42,14 +42,16 @@ func Advance(tx *store.Tx, uuid, id string) (bool, error) {
 		return did, err
 	}
 	rec, err := records.Reclaims.Get(tx, uuid)
-	if err == nil {
+	if err != nil && !isNotFound(err) {
+		return false, err
+	}
+	if rec != nil {
 		if did, err := reclaim(tx, m, rec, id); did || err != nil {
 			return did, err
 		}
-		return overdueReclaim(tx, m)
 	}
-	if !isNotFound(err) {
-		return false, err
+	if did, err := stuck(tx, m, rec); did || err != nil || rec != nil {
+		return did, err
 	}
 	a, err := records.Allocations.Get(tx, uuid)
 	if err != nil && !isNotFound(err) {
@@ -61,32 +63,17 @@ func Advance(tx *store.Tx, uuid, id string) (bool, error) {
 	if m.GetCondition().GetState() == apiv2.MachineState_MACHINE_STATE_LOCKED {
 		return false, nil
 	}
-	if mayCrash(m) && Overdue(m, tx.Now()) {
+	if mayCrash(m) && overdue(tx, m, tx.Now()) {
 		_, out, err := Happen(tx, uuid, Happening{Event: Crashed, Message: fmt.Sprintf("gave up after %s waiting for %s",
 			tx.Now().Sub(m.GetPhaseSince().AsTime()).Round(time.Second), standingOf(m).what)})
 		return out.Moved, err
 	}
 	reason := due(tx, m, tx.Now())
-	if reason == "" || records.Operations.Count(tx, "open", m.GetPartition()) >= maxOrders {
+	// A person has asked for what a reclaim does, whatever else goes on.
+	if reason == "" || m.GetPhase() != reclaiming && records.Operations.Count(tx, "open", m.GetPartition()) >= maxOrders {
 		return false, nil
 	}
 	return true, Order(tx, id, m, actBootMedium, reason)
-}
-
-// overdueReclaim flags a reclaim that takes too long, once.
-func overdueReclaim(tx *store.Tx, m *privatev1.Machine) (bool, error) {
-	if m.GetFailedReclaim() || !Overdue(m, tx.Now()) {
-		return false, nil
-	}
-	if _, err := records.Machines.Change(tx, m.GetUuid(), func(m *privatev1.Machine) error {
-		m.FailedReclaim = true
-		return nil
-	}); err != nil {
-		return false, err
-	}
-	return true, Note(tx, m.GetUuid(), Step{
-		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_API, Step: "reclaim", Failed: true, Message: "still waits for " + awaited(tx, m).GetWhat(),
-	})
 }
 
 // mayCrash reports whether a machine's boot can be given up.
@@ -106,11 +93,11 @@ func mayCrash(m *privatev1.Machine) bool {
 // due returns why the machine must boot the medium now; empty if it need not.
 // Only BMCs that an operator told of are used without being asked.
 func due(r store.Reader, m *privatev1.Machine, now time.Time) string {
-	if b, ok := records.MachineBMCs.Peek(r, m.GetUuid()); !ok || b.GetBmc() == "" {
+	if b, ok := records.MachineBMCs.Peek(r, m.GetUuid()); !ok || b.GetBmc() == "" && m.GetPhase() != reclaiming || !connected(r, m.GetUuid()) {
 		return ""
 	}
 	o, ordered := records.Operations.Peek(r, m.GetUuid())
-	if ordered && (o.GetOperation().GetDone() == nil || now.Before(retryAt(o))) {
+	if ordered && (o.GetOperation().GetDone() == nil || o.GetOperation().GetAction() == actBootMedium && now.Before(retryAt(o))) {
 		return ""
 	}
 	since := now.Sub(m.GetPhaseSince().AsTime())
@@ -160,10 +147,10 @@ func phoneHome(tx *store.Tx, m *privatev1.Machine, a *privatev1.Allocation) (boo
 	}
 	for c := range records.Connections.By(tx, "machine", m.GetUuid()) {
 		p, ok := records.LeafPorts.Peek(tx, records.PortKey(c.GetSwitch(), c.GetPort()))
-		if !ok || p.GetClass() != ingotv1.PortClass_PORT_CLASS_MACHINE || p.GetHeard() == nil || !provisioned(p.GetNeighbor()) {
+		if !ok || p.GetClass() != ingotv1.PortClass_PORT_CLASS_MACHINE || p.GetHeard() == nil || !network.Provisioned(p.GetNeighbor()) {
 			continue
 		}
-		message := "seen on " + c.GetPort() + " of " + c.GetSwitch()
+		message := "seen on " + portOf(c)
 		if name := p.GetNeighbor().GetSystemName(); name != m.GetUuid() && name != a.GetAllocation().GetHostname() {
 			message += fmt.Sprintf("; it calls itself %q", name)
 		}
@@ -171,10 +158,4 @@ func phoneHome(tx *store.Tx, m *privatev1.Machine, a *privatev1.Allocation) (boo
 		return out.Moved, err
 	}
 	return false, nil
-}
-
-// provisioned reports whether an LLDP frame comes from an installed system:
-// metal-stack's images say so in the system description.
-func provisioned(n *ingotv1.Neighbor) bool {
-	return strings.Contains(n.GetSystemDescription(), "provisioned")
 }

@@ -93,8 +93,8 @@ func Begin(tx *store.Tx, k Knock, fresh string) (string, error) {
 
 // mayBoot refuses machines whose disks must not be touched now.
 func mayBoot(tx *store.Tx, m *privatev1.Machine) error {
-	rec, err := records.Reclaims.Get(tx, m.GetUuid())
-	if err == nil && rec.GetReleased() == nil {
+	_, err := records.Reclaims.Get(tx, m.GetUuid())
+	if err == nil {
 		return refusal(fault.Denied, m.GetUuid(), "reclaim", "its former allocation is not released yet").
 			Do("wait until power off was seen and both leaves have moved the ports")
 	}

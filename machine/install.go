@@ -279,6 +279,9 @@ func Installed(tx *store.Tx, c Completion) error {
 	if err := records.Secrets.Put(tx, c.Console); err != nil {
 		return err
 	}
+	if err := overtake(tx, uuid); err != nil {
+		return err
+	}
 	hardware, err := records.Hardware.Get(tx, uuid)
 	if err != nil && !isNotFound(err) {
 		return err

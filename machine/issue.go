@@ -66,7 +66,10 @@ var issues = []issue{
 		}},
 	{apiv2.MachineIssueType_MACHINE_ISSUE_TYPE_FAILED_MACHINE_RECLAIM, critical, "failed-machine-reclaim", "machine phones home but not allocated",
 		func(e evidence) (string, bool) {
-			return "", e.m.GetFailedReclaim() || e.m.GetAllocation() == "" && newestIs(e.events, PhonedHome)
+			if !e.m.GetFailedReclaim() && (e.m.GetAllocation() != "" || !newestIs(e.events, PhonedHome)) {
+				return "", false
+			}
+			return reclaimTrouble(e), true
 		}},
 	{apiv2.MachineIssueType_MACHINE_ISSUE_TYPE_CRASH_LOOP, major, "crashloop", "machine is in a provisioning crash loop (⭕)",
 		func(e evidence) (string, bool) { return "", e.m.GetCrashLoop() && !newestIs(e.events, Waiting) }},

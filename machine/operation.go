@@ -32,8 +32,10 @@ const (
 )
 
 const (
-	// takeWithin is how long a person's command waits for somebody to take it.
-	takeWithin = time.Minute
+	// commandWithin is how long a person's command waits for somebody to take
+	// it, takeWithin how long any other operation does: one that is carried out
+	// hours later is a surprise.
+	commandWithin, takeWithin = time.Minute, 10 * time.Minute
 	// doneWithin is how long who took an operation has to end it: a firmware
 	// may need minutes to insert a medium or to power off gracefully.
 	doneWithin = 10 * time.Minute
@@ -105,8 +107,16 @@ func ask(tx *store.Tx, id string, m *privatev1.Machine, action ingotv1.Operation
 	if !connected(tx, m.GetUuid()) {
 		return fault.Newf(fault.Precondition, "", "machine %q does not have bmc connections details yet", m.GetUuid())
 	}
+	if action == actBootMedium {
+		if err := mayLose(tx, m); err != nil {
+			return err
+		}
+	}
 	if err := order(tx, id, m, action, c, "asked for by "+by); err != nil {
 		return err
+	}
+	if m.GetPhase() == reclaiming {
+		return nil // it stays on its way to the boot medium
 	}
 	switch action {
 	case actOff, actReset, actCycle, actDisk, actBIOS, actShutdown, actInterrupt:
@@ -232,6 +242,9 @@ func Done(tx *store.Tx, res Result) error {
 	}
 	op := o.GetOperation()
 	name := actionName(op.GetAction())
+	if failure != "" && repeated(tx, uuid, name, failure) {
+		return nil
+	}
 	if err := Note(tx, uuid, Step{
 		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BMC, Step: name, Message: cmp.Or(failure, op.GetReason()),
 		Failed: failure != "", Took: tx.Now().Sub(op.GetCreated().AsTime()),
@@ -240,6 +253,9 @@ func Done(tx *store.Tx, res Result) error {
 	}
 	if op.GetAction() != actBootMedium {
 		return nil
+	}
+	if err := failedReclaim(tx, uuid, false); err != nil {
+		return err
 	}
 	if powerOff != nil {
 		if err := leaveOldSystem(tx, uuid, powerOff); err != nil {
@@ -252,6 +268,18 @@ func Done(tx *store.Tx, res Result) error {
 		}
 	}
 	return rebooted(tx, uuid, op.GetReason())
+}
+
+// repeated reports whether an operation has failed in the same way the last
+// time, so that trying for days does not fill the timeline.
+func repeated(r store.Reader, uuid, name, failure string) bool {
+	e, _ := records.Events.Peek(r, uuid)
+	for _, s := range e.GetSteps() { // newest first
+		if s.GetSource() == int32(ingotv1.TimelineSource_TIMELINE_SOURCE_BMC) && s.GetStep() == name {
+			return s.GetFailed() && s.GetMessage() == failure
+		}
+	}
+	return false
 }
 
 // rebooted moves the machine on after its power cycle, unless the boot that
@@ -279,22 +307,35 @@ func actionName(a ingotv1.OperationAction) string {
 }
 
 // Expire ends an operation that nobody took or ended in time, false if it has
-// time left. What a person wants now is not kept for somebody who comes later.
+// time left. What a person wants now is not kept for somebody who comes later,
+// and what has to happen is ordered again.
 func Expire(tx *store.Tx, uuid string) (bool, error) {
 	o, err := records.Operations.Get(tx, uuid)
 	if err != nil || o.GetOperation().GetDone() != nil {
 		return false, err
 	}
-	a := o.GetOperation().GetAction()
-	now, urgent := tx.Now(), o.GetCommand() != 0 || a == actShutdown || a == actInterrupt
-	switch {
-	case o.GetTaken() == nil && urgent && now.Sub(o.GetOperation().GetCreated().AsTime()) >= takeWithin:
+	within := takeWithin
+	if a := o.GetOperation().GetAction(); o.GetCommand() != 0 || a == actShutdown || a == actInterrupt {
+		within = commandWithin
+	}
+	switch now := tx.Now(); {
+	case o.GetTaken() == nil && now.Sub(o.GetOperation().GetCreated().AsTime()) >= within:
 		return true, Done(tx, Result{ID: o.GetOperation().GetId(), Error: "nobody took it: no site of the partition is connected"})
 	case o.GetTaken() != nil && now.Sub(o.GetTaken().AsTime()) >= doneWithin:
 		return true, Done(tx, Result{ID: o.GetOperation().GetId(), Error: "whoever took it has not reported the end"})
 	default:
 		return false, nil
 	}
+}
+
+// overtake gives up an order to boot the medium that an installation has
+// overtaken: carried out now, it would end the new system.
+func overtake(tx *store.Tx, uuid string) error {
+	o, err := records.Operations.Get(tx, uuid)
+	if err != nil || o.GetOperation().GetDone() != nil || o.GetOperation().GetAction() != actBootMedium {
+		return ignoreNotFound(err)
+	}
+	return Done(tx, Result{ID: o.GetOperation().GetId(), Error: "given up: a system was installed in the meantime"})
 }
 
 // Lookup returns an operation by its id.

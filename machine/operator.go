@@ -67,6 +67,19 @@ func BootMedium(tx *store.Tx, id, uuid, by string) error {
 	if err != nil {
 		return err
 	}
+	if err := mayLose(tx, m); err != nil {
+		return err
+	}
+	if !connected(tx, uuid) {
+		return fault.New(fault.Precondition, object(uuid), "nobody knows how to reach its BMC", "add the BMC with 'ingot bmc create'")
+	}
+	return Order(tx, id, m, actBootMedium, "asked for by "+by)
+}
+
+// mayLose refuses machines that must not be rebooted into the medium, which
+// ends their system: locked ones, and those where one runs or may still run.
+func mayLose(tx *store.Tx, m *privatev1.Machine) error {
+	uuid := m.GetUuid()
 	if m.GetCondition().GetState() == apiv2.MachineState_MACHINE_STATE_LOCKED {
 		return fault.Newf(fault.Precondition, "", "machine %s is LOCKED", uuid).Do("make it available first with 'ingot machine set-state'")
 	}
@@ -76,14 +89,10 @@ func BootMedium(tx *store.Tx, id, uuid, by string) error {
 	} else if err != nil && !isNotFound(err) {
 		return err
 	}
-	if rec, err := records.Reclaims.Get(tx, uuid); err == nil && rec.GetReleased() == nil {
+	_, err := records.Reclaims.Get(tx, uuid)
+	if err == nil {
 		return fault.New(fault.Precondition, object(uuid), "its former allocation is not released yet",
 			"'ingot machine timeline' shows what that waits for; the boot medium follows on its own")
-	} else if err != nil && !isNotFound(err) {
-		return err
 	}
-	if !connected(tx, uuid) {
-		return fault.New(fault.Precondition, object(uuid), "nobody knows how to reach its BMC", "add the BMC with 'ingot bmc create'")
-	}
-	return Order(tx, id, m, actBootMedium, "asked for by "+by)
+	return ignoreNotFound(err)
 }

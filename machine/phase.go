@@ -7,6 +7,8 @@ import (
 
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
+	"github.com/ingot-cloud/ingot/records"
+	"github.com/ingot-cloud/ingot/store"
 )
 
 // A standing says what a phase means to people: who moves the machine on, what
@@ -37,8 +39,8 @@ var standings = [phases]standing{
 	bootingNewKernel: {"leaf", "both leaves to move the ports, and the new system to send LLDP", 10 * time.Minute,
 		"look at the console, and at the generation that the leaves report; the image must run an LLDP sender"},
 	phonedHome: {"user", "nothing", 0, ""},
-	reclaiming: {"site", "the BMC to report power off and the leaves to move the ports", 10 * time.Minute,
-		"look at the BMC's last error; if the server is off, say so with 'ingot machine confirm-off'"},
+	reclaiming: {"site", "the site to insert the boot medium and cycle the power", 10 * time.Minute,
+		"look at the BMC's last error with 'ingot bmc describe'; the machine must not be locked; 'ingot machine boot-medium' tries at once"},
 	crashed: {"loop", "the next try", time.Hour,
 		"look at the last error and the console; 'ingot machine boot-medium' tries at once"},
 }
@@ -49,6 +51,12 @@ var (
 		"look at the console; an agent that lost its connection tries again on its own, a dead one needs a power cycle"}
 	strandedHome = standing{"operator", "somebody to reclaim it: the system of a former allocation still runs", time.Minute,
 		"look at the BMC; power the machine off by hand if the BMC does not answer"}
+	// The steps of a reclaim, before the machine boots the medium.
+	reclaimPower = standing{"site", "the BMC to report power off", time.Minute,
+		"look at the BMC's last error with 'ingot bmc describe' and cut the power by hand; if the BMC cannot tell that it is off, say so with 'ingot machine confirm-off'"}
+	reclaimPorts = standing{"leaf", "both leaves to move the ports into the boot VRF", 2 * time.Minute,
+		"look at the generation and the error that the leaves report with 'ingot switch describe'; " +
+			"a switch that will not come back can be removed with 'ingot switch delete --force'"}
 )
 
 // standingOf returns what holds for m.
@@ -63,21 +71,34 @@ func standingOf(m *privatev1.Machine) standing {
 	}
 }
 
-// Awaits says what m waits for, nil if for nothing.
-func Awaits(m *privatev1.Machine) *ingotv1.Waiting {
-	s := standingOf(m)
+// step returns what holds for m, and since when: the step of a reclaim, or else
+// the phase.
+func step(r store.Reader, m *privatev1.Machine) (standing, *timestamppb.Timestamp) {
+	switch rec, ok := records.Reclaims.Peek(r, m.GetUuid()); {
+	case ok && rec.GetPowerOffSeen() == nil:
+		return reclaimPower, rec.GetCreated()
+	case ok:
+		return reclaimPorts, rec.GetPowerOffSeen()
+	default:
+		return standingOf(m), m.GetPhaseSince()
+	}
+}
+
+// awaits says what m waits for, nil if for nothing.
+func awaits(r store.Reader, m *privatev1.Machine) *ingotv1.Waiting {
+	s, since := step(r, m)
 	if s.what == "" || s.what == standings[phonedHome].what {
 		return nil
 	}
-	w := &ingotv1.Waiting{What: s.what, Since: m.GetPhaseSince(), Remedy: s.remedy}
+	w := &ingotv1.Waiting{What: s.what, Since: since, Remedy: s.remedy}
 	if s.budget > 0 {
-		w.OverdueAt = timestamppb.New(m.GetPhaseSince().AsTime().Add(s.budget))
+		w.OverdueAt = timestamppb.New(since.AsTime().Add(s.budget))
 	}
 	return w
 }
 
-// Overdue reports whether m is longer in its phase than that may take.
-func Overdue(m *privatev1.Machine, now time.Time) bool {
-	s := standingOf(m)
-	return s.budget > 0 && now.Sub(m.GetPhaseSince().AsTime()) >= s.budget
+// overdue reports whether m waits longer than that may take.
+func overdue(r store.Reader, m *privatev1.Machine, now time.Time) bool {
+	s, since := step(r, m)
+	return s.budget > 0 && now.Sub(since.AsTime()) >= s.budget
 }

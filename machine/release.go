@@ -37,6 +37,14 @@ func Free(tx *store.Tx, uuid, project, by string) (*privatev1.Allocation, error)
 	if _, err := records.Allocations.Delete(tx, uuid); err != nil {
 		return nil, err
 	}
+	// What the old system may have taken from the agent's memory counts no more,
+	// and neither does a window that an earlier power cycle opened.
+	if err := dropTokens(tx, uuid); err != nil {
+		return nil, err
+	}
+	if err := shutWindow(tx, uuid); err != nil {
+		return nil, err
+	}
 	for _, key := range []string{records.UserdataKey(a.GetAllocation().GetUuid()), records.ConsoleKey(a.GetAllocation().GetUuid())} {
 		if _, err := records.Secrets.Delete(tx, key); err != nil && !isNotFound(err) {
 			return nil, err
@@ -58,9 +66,17 @@ func Free(tx *store.Tx, uuid, project, by string) (*privatev1.Allocation, error)
 	return a, err
 }
 
+// shutWindow removes a machine's boot window.
+func shutWindow(tx *store.Tx, uuid string) error {
+	_, err := records.BootWindows.Delete(tx, uuid)
+	return ignoreNotFound(err)
+}
+
 // reclaim takes the next step of a reclaim that can be taken: power off is
 // seen, then both leaves have moved the ports, then what the allocation had is
-// released and the machine boots the medium. It reports whether it took one.
+// released. It reports whether it took one. The leaves begin to move the ports
+// when the allocation is deleted; what they report is looked at when the power
+// is off. That the machine boots the medium is Advance's again.
 func reclaim(tx *store.Tx, m *privatev1.Machine, rec *privatev1.Reclaim, id string) (bool, error) {
 	switch {
 	case rec.GetPowerOffSeen() == nil:
@@ -71,20 +87,32 @@ func reclaim(tx *store.Tx, m *privatev1.Machine, rec *privatev1.Reclaim, id stri
 		}
 		return true, stepReclaim(tx, rec, "ports", "both leaves have the ports in the boot VRF", func(r *privatev1.Reclaim) { r.PortsMoved = timestamppb.New(tx.Now()) })
 	default:
-		if err := network.Release(tx, rec.GetAllocation().GetAllocation().GetUuid(), m.GetUuid()); err != nil {
-			return false, err
-		}
-		if _, err := records.Reclaims.Delete(tx, m.GetUuid()); err != nil {
-			return false, err
-		}
-		if err := Note(tx, m.GetUuid(), Step{
-			Source: ingotv1.TimelineSource_TIMELINE_SOURCE_API, Step: "release", Message: "its addresses and numbers are free again",
-			Took: tx.Now().Sub(rec.GetCreated().AsTime()),
-		}); err != nil {
-			return false, err
-		}
-		return true, Order(tx, id, m, actBootMedium, "clean the machine after its allocation was deleted")
+		return true, release(tx, rec)
 	}
+}
+
+// release ends a reclaim. From now on the machine waits for the boot medium.
+func release(tx *store.Tx, rec *privatev1.Reclaim) error {
+	uuid := rec.GetMachine()
+	if err := network.Release(tx, rec.GetAllocation().GetAllocation().GetUuid(), uuid); err != nil {
+		return err
+	}
+	if _, err := records.Reclaims.Delete(tx, uuid); err != nil {
+		return err
+	}
+	if err := shutWindow(tx, uuid); err != nil {
+		return err
+	}
+	if _, err := records.Machines.Change(tx, uuid, func(m *privatev1.Machine) error {
+		m.PhaseSince, m.FailedReclaim = timestamppb.New(tx.Now()), false
+		return nil
+	}); err != nil {
+		return err
+	}
+	return Note(tx, uuid, Step{
+		Source: fromAPI, Step: "release", Message: "its addresses and numbers are free again",
+		Took: tx.Now().Sub(rec.GetCreated().AsTime()),
+	})
 }
 
 // powerOff waits for the power to be off, and orders it if nobody has.
@@ -122,7 +150,8 @@ func powerOff(tx *store.Tx, m *privatev1.Machine, rec *privatev1.Reclaim, id str
 
 func isOff(state string) bool { return state == "Off" || state == "OFF" || state == "off" }
 
-// stepReclaim records that a step was seen to be done.
+// stepReclaim records that a step was seen to be done; what kept it from being
+// done is no issue any more.
 func stepReclaim(tx *store.Tx, rec *privatev1.Reclaim, step, message string, edit func(*privatev1.Reclaim)) error {
 	if _, err := records.Reclaims.Change(tx, rec.GetMachine(), func(r *privatev1.Reclaim) error {
 		edit(r)
@@ -130,8 +159,15 @@ func stepReclaim(tx *store.Tx, rec *privatev1.Reclaim, step, message string, edi
 	}); err != nil {
 		return err
 	}
+	if m, err := records.Machines.Get(tx, rec.GetMachine()); err != nil {
+		return err
+	} else if m.GetFailedReclaim() {
+		if err := failedReclaim(tx, rec.GetMachine(), false); err != nil {
+			return err
+		}
+	}
 	return Note(tx, rec.GetMachine(), Step{
-		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_API, Step: step, Message: message, Took: tx.Now().Sub(rec.GetCreated().AsTime()),
+		Source: fromAPI, Step: step, Message: message, Took: tx.Now().Sub(rec.GetCreated().AsTime()),
 	})
 }
 

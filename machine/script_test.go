@@ -493,7 +493,7 @@ func init() {
 		"ips": func(s *script, _ string) (string, error) {
 			var out []string
 			for ip := range records.IPs.All(s.db.Snapshot()) {
-				out = append(out, fmt.Sprintf("%s of network %s: project %q, machine %q", ip.GetIp(), ip.GetNetwork(), ip.GetProject(), network.Machine(ip)))
+				out = append(out, fmt.Sprintf("%s of network %s: project %q, machine %q, %s", ip.GetIp(), ip.GetNetwork(), ip.GetProject(), network.Machine(ip), ip.GetDescription()))
 			}
 			return strings.Join(append(out, fmt.Sprintf("%d AS numbers", records.ASNs.Count(s.db.Snapshot(), "", ""))), "\n"), nil
 		},
@@ -519,6 +519,19 @@ func init() {
 		},
 		"forget": func(s *script, args string) (string, error) { // machine
 			return s.after(args, func(tx *store.Tx) error { return machine.Forget(tx, args) })
+		},
+		"tokens": func(s *script, args string) (string, error) { // machine
+			return fmt.Sprintf("%d tokens, %d boot windows", records.Tokens.Count(s.db.Snapshot(), "user", "machine/"+args), records.BootWindows.Count(s.db.Snapshot(), "", "")), nil
+		},
+		"unplug": func(s *script, args string) (string, error) { // bmc: it is removed, and so is what is known of it
+			return "", s.do(func(tx *store.Tx) error {
+				b, err := records.BMCStatuses.Delete(tx, records.BMCKey("p1", args))
+				if err != nil {
+					return err
+				}
+				_, err = records.MachineBMCs.Delete(tx, b.GetStatus().GetMachine())
+				return err
+			})
 		},
 		"machine":  func(s *script, args string) (string, error) { return s.state(args), nil },
 		"timeline": (*script).timeline,

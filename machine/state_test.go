@@ -97,6 +97,8 @@ func TestTable(t *testing.T) {
 		}
 		if p == phonedHome {
 			row("phoned home, not allocated", strandedHome)
+			row("reclaiming, power", reclaimPower)
+			row("reclaiming, ports", reclaimPorts)
 		}
 	}
 	golden(t, "states.md", b.String())

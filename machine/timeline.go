@@ -1,12 +1,14 @@
 package machine
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/ingot-cloud/ingot/network"
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/records"
@@ -68,31 +70,45 @@ var sources = [events]ingotv1.TimelineSource{
 	Replace:          ingotv1.TimelineSource_TIMELINE_SOURCE_API,
 }
 
-// awaited is Awaits with what the other records tell more precisely: the step
+// awaited is awaits with what the other records tell more precisely: the step
 // of a reclaim, and whether a site has taken the operation.
 func awaited(r store.Reader, m *privatev1.Machine) *ingotv1.Waiting {
-	w := Awaits(m)
+	w := awaits(r, m)
 	if w == nil {
 		return nil
 	}
-	if standingOf(m).budget > 0 { // what may take for ever is not missed
+	if w.GetOverdueAt() != nil { // what may take for ever is not missed
 		w.Signs = signsOf(r, m)
 	}
-	if rec, ok := records.Reclaims.Peek(r, m.GetUuid()); ok && m.GetPhase() == reclaiming {
-		switch {
-		case rec.GetPowerOffSeen() == nil:
-			w.What, w.Since = "the BMC to report power off", rec.GetCreated()
-		case rec.GetPortsMoved() == nil:
-			w.What, w.Since = "both leaves to move the ports into the boot VRF", rec.GetPowerOffSeen()
-			w.Remedy = "look at the generation and the error that the leaves report with 'ingot switch describe'"
+	if rec, ok := records.Reclaims.Peek(r, m.GetUuid()); ok && rec.GetPowerOffSeen() != nil {
+		if missing := network.Unmoved(r, m.GetUuid(), ingotv1.PortClass_PORT_CLASS_BOOT); len(missing) > 0 {
+			w.What += "; missing: " + strings.Join(missing, ", ")
 		}
 	}
 	if a, ok := records.Allocations.Peek(r, m.GetUuid()); ok && a.GetInstalled() != nil && m.GetPhase() == crashed {
 		w.What, w.Remedy = "the installed system to be seen through a leaf", "look at the console; an installed machine is not rebooted without being asked"
 	}
-	if o, ok := records.Operations.Peek(r, m.GetUuid()); ok && o.GetOperation().GetDone() == nil && o.GetTaken() == nil {
-		w.What += "; no site has taken the operation '" + actionName(o.GetOperation().GetAction()) + "' yet"
+	o, _ := records.Operations.Peek(r, m.GetUuid())
+	switch op := o.GetOperation(); {
+	case m.GetPhase() == reclaiming && !connected(r, m.GetUuid()):
+		w.What += "; nobody knows how to reach its BMC"
+		w.Remedy += "; add the BMC with 'ingot bmc create'"
+	case op == nil:
+	case op.GetDone() == nil && o.GetTaken() == nil:
+		w.What += "; no site has taken the operation '" + actionName(op.GetAction()) + "' yet"
 		w.Remedy = strings.TrimPrefix(w.Remedy+"; look whether the management server of partition "+m.GetPartition()+" is connected", "; ")
+	case op.GetDone() == nil:
+		if b, ok := records.MachineBMCs.Peek(r, m.GetUuid()); ok {
+			if status, _ := records.BMCStatuses.Peek(r, records.BMCKey(b.GetPartition(), b.GetBmc())); status.GetStatus().GetLastError() != "" {
+				w.What += "; its BMC: " + status.GetStatus().GetLastError()
+			}
+		}
+	case inVain(r, m):
+		times := ""
+		if op.GetAttempts() > 0 {
+			times = fmt.Sprintf(" %d times, last", op.GetAttempts()+1)
+		}
+		w.What += fmt.Sprintf("; '%s' failed%s at %s: %s", actionName(op.GetAction()), times, op.GetDone().AsTime().UTC().Format(time.RFC3339), op.GetError())
 	}
 	return w
 }
