@@ -143,7 +143,7 @@ func setLink(up bool) act {
 			return err
 		}
 		i, err := leafNumber(leaf)
-		if err != nil {
+		if err != nil || !s.VM.On() { // all ports have link again when it starts
 			return err
 		}
 		return s.VM.SetLink(i, up)
