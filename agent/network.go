@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -237,13 +238,13 @@ func (n *Network) advertised(ra *ndp.RouterAdvertisement) {
 		switch o := o.(type) {
 		case *ndp.RecursiveDNSServer:
 			for _, s := range o.Servers {
-				if o.Lifetime > 0 && !slices.Contains(n.resolvers, s) && len(n.resolvers) < 3 {
+				if o.Lifetime > 0 && isServer(s) && !slices.Contains(n.resolvers, s) && len(n.resolvers) < 3 {
 					n.resolvers = append(n.resolvers, s)
 				}
 			}
 		case *ndp.DNSSearchList:
 			for _, d := range o.DomainNames {
-				if o.Lifetime > 0 && !slices.Contains(n.domains, d) && len(n.domains) < 6 {
+				if o.Lifetime > 0 && isDomain.MatchString(d) && !slices.Contains(n.domains, d) && len(n.domains) < 6 {
 					n.domains = append(n.domains, d)
 				}
 			}
@@ -251,6 +252,12 @@ func (n *Network) advertised(ra *ndp.RouterAdvertisement) {
 	}
 	n.news()
 }
+
+// isServer reports whether an address can be asked. What a router says goes into
+// a file, and so do its domains.
+func isServer(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() }
+
+var isDomain = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?$`)
 
 // meetNeighbors says who we are, every second, and remembers who the other
 // end is. A second is often, but a server in the boot image is new on its port
