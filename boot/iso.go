@@ -6,16 +6,31 @@ import (
 	"strings"
 )
 
+// A File lies in the root folder of a boot medium's file system.
+type File struct {
+	// Name is in lower case: up to 13 letters, digits and one dot.
+	Name string
+	Data []byte
+}
+
 // ISO returns a CD image from which UEFI firmware starts the EFI program efi:
 // ISO 9660 with an El Torito entry for EFI, whose image is a FAT file system
-// with the program as \EFI\BOOT\BOOTX64.EFI. label names the volume: up to 11
-// of A-Z, 0-9 and _. The same program gives the same bytes, wherever it is
-// built: the image's checksum identifies it.
-func ISO(label string, efi []byte) ([]byte, error) {
+// with the program as \EFI\BOOT\BOOTX64.EFI and further files in its root
+// folder. The same image on a disk or a USB stick boots, too: a partition
+// table in front names the file system as the EFI system partition (UEFI 2.10,
+// 5.2.1). label names the volume: up to 11 of A-Z, 0-9 and _. The same program
+// and files give the same bytes, wherever it is built: the image's checksum
+// identifies it.
+func ISO(label string, efi []byte, files ...File) ([]byte, error) {
 	if label == "" || len(label) > 11 || strings.Trim(label, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != "" {
 		return nil, fmt.Errorf("iso: label %q: is not 1 to 11 of A-Z, 0-9 and _", label)
 	}
-	esp, err := espImage(label, efi)
+	for _, f := range files {
+		if f.Name == "" || len(f.Name) > longNameChars || strings.Trim(f.Name, "abcdefghijklmnopqrstuvwxyz0123456789.") != "" || strings.Count(f.Name, ".") > 1 || f.Name[0] == '.' || len(f.Data) == 0 {
+			return nil, fmt.Errorf("iso: file %q: has no content, or not 1 to %d of a-z, 0-9 and a dot as its name", f.Name, longNameChars)
+		}
+	}
+	esp, err := espImage(label, efi, files)
 	if err != nil {
 		return nil, fmt.Errorf("iso: %w", err)
 	}
@@ -38,10 +53,15 @@ const (
 )
 
 // espImage returns a FAT16 file system that holds one EFI program where the
-// firmware looks for it on removable media (UEFI 2.10, 3.5.1.1).
-func espImage(label string, efi []byte) ([]byte, error) {
+// firmware looks for it on removable media (UEFI 2.10, 3.5.1.1), and files in
+// its root folder.
+func espImage(label string, efi []byte, files []File) ([]byte, error) {
 	const efiDir, bootDir, program = fatStart, fatStart + 1, fatStart + 2
-	used := 2 + (len(efi)+fatCluster-1)/fatCluster
+	inClusters := func(b []byte) int { return (len(b) + fatCluster - 1) / fatCluster }
+	used := 2 + inClusters(efi)
+	for _, f := range files {
+		used += inClusters(f.Data)
+	}
 	clusters := max(used, fatLeast+11)
 	if clusters > fatMost {
 		return nil, fmt.Errorf("a program of %d bytes is too large; %d is the most", len(efi), (fatMost-2)*fatCluster)
@@ -86,16 +106,25 @@ func espImage(label string, efi []byte) ([]byte, error) {
 	}
 	binary.LittleEndian.PutUint16(table, 0xfff8)
 	binary.LittleEndian.PutUint16(table[2:], fatEnd)
+	cluster := func(n int) []byte { return out[dataAt+(n-fatStart)*fatCluster:] }
 	chain(efiDir, 1)
 	chain(bootDir, 1)
-	if used > 2 {
-		chain(program, used-2)
+	root := [][]byte{fatEntry(label, fatLabel, 0, 0), fatEntry("EFI", fatDir, efiDir, 0)}
+	next := program
+	if len(efi) > 0 {
+		chain(program, inClusters(efi))
+		next += inClusters(efi)
+	}
+	for i, f := range files {
+		chain(next, inClusters(f.Data))
+		copy(cluster(next), f.Data)
+		short := shortName(f.Name, i+1)
+		root = append(root, longName(f.Name, short), fatEntry(short, 0, next, len(f.Data)))
+		next += inClusters(f.Data)
 	}
 	copy(out[(reserved+tableSectors)*fatSector:], table)
 
-	cluster := func(n int) []byte { return out[dataAt+(n-fatStart)*fatCluster:] }
-	slots(out[(reserved+2*tableSectors)*fatSector:],
-		fatEntry(label, fatLabel, 0, 0), fatEntry("EFI", fatDir, efiDir, 0))
+	slots(out[(reserved+2*tableSectors)*fatSector:], root...)
 	slots(cluster(efiDir),
 		fatEntry(".", fatDir, efiDir, 0), fatEntry("..", fatDir, 0, 0), fatEntry("BOOT", fatDir, bootDir, 0))
 	slots(cluster(bootDir),
@@ -114,6 +143,42 @@ func fatEntry(name string, kind byte, cluster, size int) []byte {
 	}
 	binary.LittleEndian.PutUint16(e[26:], uint16(cluster))
 	binary.LittleEndian.PutUint32(e[28:], uint32(size))
+	return e
+}
+
+// longNameChars is how much of a name one entry for long names holds.
+const longNameChars = 13
+
+// shortName is a unique name for old readers: the n-th file's, padded as FAT
+// has it.
+func shortName(name string, n int) string {
+	base, ext, _ := strings.Cut(strings.ToUpper(name), ".")
+	return fmt.Sprintf("%-8s%-3s", fmt.Sprintf("%s~%d", base[:min(len(base), 6)], n), ext[:min(len(ext), 3)])
+}
+
+// longName is the entry that gives the file whose short entry follows its real
+// name (Microsoft, "FAT: General Overview", long file names).
+func longName(name, short string) []byte {
+	e := make([]byte, 32)
+	e[0], e[11] = 0x40|1, 0x0f // the last, and first, of the entries for this name
+	for _, c := range []byte(short) {
+		e[13] = e[13]>>1 | e[13]<<7
+		e[13] += c
+	}
+	i := 0
+	for _, part := range [][2]int{{1, 5}, {14, 6}, {28, 2}} { // where, how many characters
+		for k := range part[1] {
+			c := uint16(0xffff)
+			switch {
+			case i < len(name):
+				c = uint16(name[i])
+			case i == len(name):
+				c = 0
+			}
+			binary.LittleEndian.PutUint16(e[part[0]+2*k:], c)
+			i++
+		}
+	}
 	return e
 }
 
@@ -184,7 +249,21 @@ func elTorito(label string, image []byte) []byte {
 
 	copy(sector(isoCatalogue), bootCatalogue(len(image)))
 	copy(out[isoImage*isoSector:], image)
+	partitionTable(out, isoImage*isoSector/fatSector, len(image)/fatSector)
 	return out
+}
+
+// partitionTable writes a table with one EFI system partition into the first
+// sector, which belongs to the system on a CD (ECMA-119, 6.2.1).
+func partitionTable(disk []byte, first, sectors int) {
+	const efiSystem = 0xef
+	e := disk[446:462]
+	copy(e[1:4], "\xfe\xff\xff") // no cylinders, heads and sectors
+	e[4] = efiSystem
+	copy(e[5:8], "\xfe\xff\xff")
+	binary.LittleEndian.PutUint32(e[8:], uint32(first))
+	binary.LittleEndian.PutUint32(e[12:], uint32(sectors))
+	disk[510], disk[511] = 0x55, 0xaa
 }
 
 // bootCatalogue is a validation entry and one boot entry for EFI.

@@ -41,17 +41,15 @@ func (m Medium) ISO() ([]byte, error) {
 	case strings.ContainsAny(m.CommandLine, "\x00\n"):
 		return nil, fault.New(fault.Invalid, object, "the command line has more than one line", "change the partition's boot configuration")
 	}
-	trust, err := trustArchive(m.CA)
+	initrd, err := WithTrust(m.Initrd, m.CA)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", object, err)
 	}
-	// Archives begin at multiples of four bytes.
-	initrd := append(bytes.Clone(m.Initrd), make([]byte, -len(m.Initrd)&3)...)
 	efi, err := UKI{
 		Stub:      m.Stub,
 		Kernel:    m.Kernel,
-		Initrd:    append(initrd, trust...),
-		Cmdline:   strings.TrimSpace(strings.TrimSpace(m.CommandLine) + " ingot.boot=" + m.Boot.String()),
+		Initrd:    initrd,
+		Cmdline:   commandLine(m.CommandLine, m.Boot),
 		OSRelease: "ID=ingot\nNAME=\"Ingot boot image\"\nPRETTY_NAME=\"Ingot boot image\"\n",
 	}.Bytes()
 	if err != nil {
@@ -62,6 +60,23 @@ func (m Medium) ISO() ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", object, err)
 	}
 	return iso, nil
+}
+
+// commandLine is the partition's command line and where metal-boot is.
+func commandLine(partition string, boot *url.URL) string {
+	return strings.TrimSpace(strings.TrimSpace(partition) + " ingot.boot=" + boot.String())
+}
+
+// WithTrust returns an initrd with a partition's authority in it, as PEM, where
+// the agent looks for it.
+func WithTrust(initrd, ca []byte) ([]byte, error) {
+	trust, err := trustArchive(ca)
+	if err != nil {
+		return nil, err
+	}
+	// Archives begin at multiples of four bytes.
+	out := append(bytes.Clone(initrd), make([]byte, -len(initrd)&3)...)
+	return append(out, trust...), nil
 }
 
 // trustArchive is the part of the initrd that differs between partitions.

@@ -178,7 +178,7 @@ func (s *Server) serve(ctx context.Context, p place) error {
 			stop("DNS over TCP", d.ActivateAndServe, l.Close)
 			continue
 		}
-		h := s.web(port == "443")
+		h := s.web(p, port == "443")
 		serve := h.Serve
 		if port == "443" {
 			serve = func(l net.Listener) error { return h.ServeTLS(l, "", "") }

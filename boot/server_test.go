@@ -80,6 +80,8 @@ type control struct {
 	ingotv1connect.UnimplementedAgentServiceHandler
 	begin         *ingotv1.BootServiceBeginRequest
 	token         *ingotv1.BootServiceTokenRequest
+	script        *ingotv1.BootServiceScriptRequest
+	line          string // command line of the script
 	bearer        string
 	vouched, leaf []string
 }
@@ -92,6 +94,17 @@ func (c *control) Begin(_ context.Context, r *connect.Request[ingotv1.BootServic
 func (c *control) Token(_ context.Context, r *connect.Request[ingotv1.BootServiceTokenRequest]) (*connect.Response[ingotv1.BootServiceTokenResponse], error) {
 	c.token = r.Msg
 	return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("no boot window is open"))
+}
+
+func (c *control) Script(_ context.Context, r *connect.Request[ingotv1.BootServiceScriptRequest]) (*connect.Response[ingotv1.BootServiceScriptResponse], error) {
+	c.script = r.Msg
+	if r.Msg.GetUuid() != uuid {
+		return nil, connect.NewError(connect.CodePermissionDenied, errors.New("rule wiring"))
+	}
+	return connect.NewResponse(&ingotv1.BootServiceScriptResponse{
+		Files:       &ingotv1.BootFiles{KernelUrls: []string{"https://[fd00:10::9]/k"}, InitrdUrls: []string{"https://[fd00:10::9]/i"}},
+		CommandLine: c.line,
+	}), nil
 }
 
 func (c *control) Report(_ context.Context, r *connect.Request[ingotv1.AgentServiceReportRequest]) (*connect.Response[ingotv1.AgentServiceReportResponse], error) {
@@ -220,6 +233,7 @@ func TestServer(t *testing.T) {
 	t.Run("names", func(t *testing.T) { testNames(t) })
 	t.Run("time", func(t *testing.T) { testTime(t) })
 	t.Run("tokens", func(t *testing.T) { testTokens(t, w, plain, secure) })
+	t.Run("script", func(t *testing.T) { testScript(t, w, plain, secure) })
 	t.Run("proxy", func(t *testing.T) { testProxy(t, w, plain, secure) })
 	t.Run("moves", func(t *testing.T) {
 		if err := w.Configure(&ingotv1.LeafBoot{Address: other}); err != nil {
@@ -292,6 +306,50 @@ func testTokens(t *testing.T, w *world, plain, secure string) {
 	vouched := &ingotv1.BootServiceTokenRequest{Uuid: uuid, BootId: "b1", Switch: "leaf01", SourceAddress: source, Partition: "lab"}
 	if d := cmp.Diff(vouched, w.control.token, protocmp.Transform()); d != "" {
 		t.Errorf("(-want +vouched for)\n%s", d)
+	}
+}
+
+// testScript is iPXE, which speaks TLS 1.2: it gets its script, as it is at
+// each request, and nothing else.
+func testScript(t *testing.T, w *world, plain, secure string) {
+	old := w.server()
+	old.Transport.(*http.Transport).TLSClientConfig.MaxVersion = tls.VersionTLS12
+	get := func(c *http.Client, url string) (int, string) {
+		t.Helper()
+		r, err := c.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.StatusCode, string(b)
+	}
+	for _, line := range []string{"console=ttyS0", "console=ttyS0 quiet"} {
+		w.control.line = line
+		status, text := get(old, secure+"/boot.ipxe?uuid="+strings.ToUpper(uuid))
+		if status != http.StatusOK || !strings.Contains(text, "imgargs kernel initrd=initrd "+line+" ingot.boot=https://boot.boot.lab\n") {
+			t.Errorf("%d\n%s", status, text)
+		}
+	}
+	want := &ingotv1.BootServiceScriptRequest{Uuid: uuid, Switch: "leaf01", SourceAddress: source, Partition: "lab"}
+	if d := cmp.Diff(want, w.control.script, protocmp.Transform()); d != "" {
+		t.Errorf("(-want +vouched for)\n%s", d)
+	}
+	if status, text := get(old, secure+"/boot.ipxe?uuid=other"); status != http.StatusForbidden || !strings.Contains(text, "rule wiring") {
+		t.Errorf("another machine's script: %d %s", status, text)
+	}
+	w.control.line = "a || shell"
+	if status, text := get(old, secure+"/boot.ipxe?uuid="+uuid); status != http.StatusServiceUnavailable || !strings.Contains(text, `the word "||"`) {
+		t.Errorf("a command line that iPXE would run: %d %s", status, text)
+	}
+	if status, _ := get(old, secure+"/livez"); status != http.StatusForbidden {
+		t.Errorf("TLS 1.2 is served more than the script: %d", status)
+	}
+	if status, _ := get(w.server(), plain+"/boot.ipxe?uuid="+uuid); status != http.StatusNotFound {
+		t.Errorf("the script without TLS: %d", status)
 	}
 }
 

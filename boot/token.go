@@ -50,6 +50,11 @@ func (t tokens) Token(ctx context.Context, r *connect.Request[ingotv1.BootServic
 	return answer(t.s.Tokens.Token(ctx, connect.NewRequest(m)))
 }
 
+// Script tells what iPXE shall boot.
+func (t tokens) Script(ctx context.Context, r *connect.Request[ingotv1.BootServiceScriptRequest]) (*connect.Response[ingotv1.BootServiceScriptResponse], error) {
+	return t.s.scriptFor(ctx, r.Peer().Addr, r.Msg.GetUuid())
+}
+
 // answer passes on a message without the headers it came with, and of an
 // error what the control plane said.
 func answer[T any](r *connect.Response[T], err error) (*connect.Response[T], error) {

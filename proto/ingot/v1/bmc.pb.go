@@ -46,7 +46,10 @@ type BMC struct {
 	Status *BMCStatus `protobuf:"bytes,8,opt,name=status,proto3" json:"status,omitempty"`
 	// The address of the BMC's own network card, in lower case; empty if it is
 	// not known. Scans and leases fill it in.
-	Mac           string `protobuf:"bytes,9,opt,name=mac,proto3" json:"mac,omitempty"`
+	Mac string `protobuf:"bytes,9,opt,name=mac,proto3" json:"mac,omitempty"`
+	// Which medium the server behind it boots; that of the partition if not
+	// given.
+	BootMedium    BootMedium `protobuf:"varint,16,opt,name=boot_medium,json=bootMedium,proto3,enum=ingot.v1.BootMedium" json:"boot_medium,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -142,6 +145,13 @@ func (x *BMC) GetMac() string {
 		return x.Mac
 	}
 	return ""
+}
+
+func (x *BMC) GetBootMedium() BootMedium {
+	if x != nil {
+		return x.BootMedium
+	}
+	return BootMedium_BOOT_MEDIUM_UNSPECIFIED
 }
 
 // BMCStatus is what the partition's management server found at the BMC.
@@ -304,8 +314,13 @@ type BootMediumStatus struct {
 	OverrideTarget  string                 `protobuf:"bytes,3,opt,name=override_target,json=overrideTarget,proto3" json:"override_target,omitempty"`
 	OverrideEnabled string                 `protobuf:"bytes,4,opt,name=override_enabled,json=overrideEnabled,proto3" json:"override_enabled,omitempty"`
 	Checked         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=checked,proto3" json:"checked,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Which medium it is; unspecified if it is none of the partition's.
+	Kind BootMedium `protobuf:"varint,6,opt,name=kind,proto3,enum=ingot.v1.BootMedium" json:"kind,omitempty"`
+	// Whether the server's firmware was given the authority that the medium
+	// needs; true if it needs none.
+	Trusted       bool `protobuf:"varint,7,opt,name=trusted,proto3" json:"trusted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BootMediumStatus) Reset() {
@@ -371,6 +386,20 @@ func (x *BootMediumStatus) GetChecked() *timestamppb.Timestamp {
 		return x.Checked
 	}
 	return nil
+}
+
+func (x *BootMediumStatus) GetKind() BootMedium {
+	if x != nil {
+		return x.Kind
+	}
+	return BootMedium_BOOT_MEDIUM_UNSPECIFIED
+}
+
+func (x *BootMediumStatus) GetTrusted() bool {
+	if x != nil {
+		return x.Trusted
+	}
+	return false
 }
 
 type BMCServiceCreateRequest struct {
@@ -657,6 +686,7 @@ type BMCServiceUpdateRequest struct {
 	Ca            *string                `protobuf:"bytes,7,opt,name=ca,proto3,oneof" json:"ca,omitempty"`
 	Labels        *v2.UpdateLabels       `protobuf:"bytes,8,opt,name=labels,proto3,oneof" json:"labels,omitempty"`
 	Mac           *string                `protobuf:"bytes,9,opt,name=mac,proto3,oneof" json:"mac,omitempty"`
+	BootMedium    *BootMedium            `protobuf:"varint,16,opt,name=boot_medium,json=bootMedium,proto3,enum=ingot.v1.BootMedium,oneof" json:"boot_medium,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -752,6 +782,13 @@ func (x *BMCServiceUpdateRequest) GetMac() string {
 		return *x.Mac
 	}
 	return ""
+}
+
+func (x *BMCServiceUpdateRequest) GetBootMedium() BootMedium {
+	if x != nil && x.BootMedium != nil {
+		return *x.BootMedium
+	}
+	return BootMedium_BOOT_MEDIUM_UNSPECIFIED
 }
 
 type BMCServiceUpdateResponse struct {
@@ -898,7 +935,7 @@ var File_ingot_v1_bmc_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\n" +
-	"\x12ingot/v1/bmc.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\xd1\x02\n" +
+	"\x12ingot/v1/bmc.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/fabric.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\x92\x03\n" +
 	"\x03BMC\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\x12+\n" +
 	"\x04meta\x18\x02 \x01(\v2\x17.metalstack.api.v2.MetaR\x04meta\x12)\n" +
@@ -909,7 +946,9 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\bpassword\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\bpassword\x12\x19\n" +
 	"\x02ca\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01R\x02ca\x12+\n" +
 	"\x06status\x18\b \x01(\v2\x13.ingot.v1.BMCStatusR\x06status\x12 \n" +
-	"\x03mac\x18\t \x01(\tB\x0e\xbaH\v\xd8\x01\x01r\x06\xb8\xb3\xae\xb1\x02\x01R\x03mac\"\xe3\x03\n" +
+	"\x03mac\x18\t \x01(\tB\x0e\xbaH\v\xd8\x01\x01r\x06\xb8\xb3\xae\xb1\x02\x01R\x03mac\x12?\n" +
+	"\vboot_medium\x18\x10 \x01(\x0e2\x14.ingot.v1.BootMediumB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
+	"bootMedium\"\xe3\x03\n" +
 	"\tBMCStatus\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x127\n" +
 	"\tlast_seen\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x1d\n" +
@@ -926,13 +965,15 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	" \x03(\tR\x04macs\x12 \n" +
 	"\vfingerprint\x18\v \x01(\tR\vfingerprint\x12\x1a\n" +
 	"\bhostname\x18\f \x01(\tR\bhostname\x12 \n" +
-	"\x06broken\x18\r \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\x06broken\"\xca\x01\n" +
+	"\x06broken\x18\r \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\x06broken\"\x8e\x02\n" +
 	"\x10BootMediumStatus\x12\x1a\n" +
 	"\binserted\x18\x01 \x01(\bR\binserted\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12'\n" +
 	"\x0foverride_target\x18\x03 \x01(\tR\x0eoverrideTarget\x12)\n" +
 	"\x10override_enabled\x18\x04 \x01(\tR\x0foverrideEnabled\x124\n" +
-	"\achecked\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\achecked\"B\n" +
+	"\achecked\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\achecked\x12(\n" +
+	"\x04kind\x18\x06 \x01(\x0e2\x14.ingot.v1.BootMediumR\x04kind\x12\x18\n" +
+	"\atrusted\x18\a \x01(\bR\atrusted\"B\n" +
 	"\x17BMCServiceCreateRequest\x12'\n" +
 	"\x03bmc\x18\x01 \x01(\v2\r.ingot.v1.BMCB\x06\xbaH\x03\xc8\x01\x01R\x03bmc\";\n" +
 	"\x18BMCServiceCreateResponse\x12\x1f\n" +
@@ -947,7 +988,7 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\n" +
 	"_partition\";\n" +
 	"\x16BMCServiceListResponse\x12!\n" +
-	"\x04bmcs\x18\x01 \x03(\v2\r.ingot.v1.BMCR\x04bmcs\"\xe0\x03\n" +
+	"\x04bmcs\x18\x01 \x03(\v2\r.ingot.v1.BMCR\x04bmcs\"\xb6\x04\n" +
 	"\x17BMCServiceUpdateRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1b\n" +
 	"\x02id\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\x12F\n" +
@@ -959,14 +1000,17 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\bpassword\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x02R\bpassword\x88\x01\x01\x12\x1e\n" +
 	"\x02ca\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01H\x03R\x02ca\x88\x01\x01\x12<\n" +
 	"\x06labels\x18\b \x01(\v2\x1f.metalstack.api.v2.UpdateLabelsH\x04R\x06labels\x88\x01\x01\x12\"\n" +
-	"\x03mac\x18\t \x01(\tB\v\xbaH\br\x06\xb8\xb3\xae\xb1\x02\x01H\x05R\x03mac\x88\x01\x01B\n" +
+	"\x03mac\x18\t \x01(\tB\v\xbaH\br\x06\xb8\xb3\xae\xb1\x02\x01H\x05R\x03mac\x88\x01\x01\x12D\n" +
+	"\vboot_medium\x18\x10 \x01(\x0e2\x14.ingot.v1.BootMediumB\b\xbaH\x05\x82\x01\x02\x10\x01H\x06R\n" +
+	"bootMedium\x88\x01\x01B\n" +
 	"\n" +
 	"\b_addressB\a\n" +
 	"\x05_userB\v\n" +
 	"\t_passwordB\x05\n" +
 	"\x03_caB\t\n" +
 	"\a_labelsB\x06\n" +
-	"\x04_mac\";\n" +
+	"\x04_macB\x0e\n" +
+	"\f_boot_medium\";\n" +
 	"\x18BMCServiceUpdateResponse\x12\x1f\n" +
 	"\x03bmc\x18\x01 \x01(\v2\r.ingot.v1.BMCR\x03bmc\"a\n" +
 	"\x17BMCServiceDeleteRequest\x12)\n" +
@@ -1012,40 +1056,44 @@ var file_ingot_v1_bmc_proto_goTypes = []any{
 	(*BMCServiceDeleteRequest)(nil),  // 11: ingot.v1.BMCServiceDeleteRequest
 	(*BMCServiceDeleteResponse)(nil), // 12: ingot.v1.BMCServiceDeleteResponse
 	(*v2.Meta)(nil),                  // 13: metalstack.api.v2.Meta
-	(*timestamppb.Timestamp)(nil),    // 14: google.protobuf.Timestamp
-	(*v2.UpdateMeta)(nil),            // 15: metalstack.api.v2.UpdateMeta
-	(*v2.UpdateLabels)(nil),          // 16: metalstack.api.v2.UpdateLabels
+	(BootMedium)(0),                  // 14: ingot.v1.BootMedium
+	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
+	(*v2.UpdateMeta)(nil),            // 16: metalstack.api.v2.UpdateMeta
+	(*v2.UpdateLabels)(nil),          // 17: metalstack.api.v2.UpdateLabels
 }
 var file_ingot_v1_bmc_proto_depIdxs = []int32{
 	13, // 0: ingot.v1.BMC.meta:type_name -> metalstack.api.v2.Meta
 	1,  // 1: ingot.v1.BMC.status:type_name -> ingot.v1.BMCStatus
-	14, // 2: ingot.v1.BMCStatus.last_seen:type_name -> google.protobuf.Timestamp
-	14, // 3: ingot.v1.BMCStatus.last_error_time:type_name -> google.protobuf.Timestamp
-	2,  // 4: ingot.v1.BMCStatus.medium:type_name -> ingot.v1.BootMediumStatus
-	14, // 5: ingot.v1.BootMediumStatus.checked:type_name -> google.protobuf.Timestamp
-	0,  // 6: ingot.v1.BMCServiceCreateRequest.bmc:type_name -> ingot.v1.BMC
-	0,  // 7: ingot.v1.BMCServiceCreateResponse.bmc:type_name -> ingot.v1.BMC
-	0,  // 8: ingot.v1.BMCServiceGetResponse.bmc:type_name -> ingot.v1.BMC
-	0,  // 9: ingot.v1.BMCServiceListResponse.bmcs:type_name -> ingot.v1.BMC
-	15, // 10: ingot.v1.BMCServiceUpdateRequest.update_meta:type_name -> metalstack.api.v2.UpdateMeta
-	16, // 11: ingot.v1.BMCServiceUpdateRequest.labels:type_name -> metalstack.api.v2.UpdateLabels
-	0,  // 12: ingot.v1.BMCServiceUpdateResponse.bmc:type_name -> ingot.v1.BMC
-	0,  // 13: ingot.v1.BMCServiceDeleteResponse.bmc:type_name -> ingot.v1.BMC
-	3,  // 14: ingot.v1.BMCService.Create:input_type -> ingot.v1.BMCServiceCreateRequest
-	5,  // 15: ingot.v1.BMCService.Get:input_type -> ingot.v1.BMCServiceGetRequest
-	7,  // 16: ingot.v1.BMCService.List:input_type -> ingot.v1.BMCServiceListRequest
-	9,  // 17: ingot.v1.BMCService.Update:input_type -> ingot.v1.BMCServiceUpdateRequest
-	11, // 18: ingot.v1.BMCService.Delete:input_type -> ingot.v1.BMCServiceDeleteRequest
-	4,  // 19: ingot.v1.BMCService.Create:output_type -> ingot.v1.BMCServiceCreateResponse
-	6,  // 20: ingot.v1.BMCService.Get:output_type -> ingot.v1.BMCServiceGetResponse
-	8,  // 21: ingot.v1.BMCService.List:output_type -> ingot.v1.BMCServiceListResponse
-	10, // 22: ingot.v1.BMCService.Update:output_type -> ingot.v1.BMCServiceUpdateResponse
-	12, // 23: ingot.v1.BMCService.Delete:output_type -> ingot.v1.BMCServiceDeleteResponse
-	19, // [19:24] is the sub-list for method output_type
-	14, // [14:19] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	14, // 2: ingot.v1.BMC.boot_medium:type_name -> ingot.v1.BootMedium
+	15, // 3: ingot.v1.BMCStatus.last_seen:type_name -> google.protobuf.Timestamp
+	15, // 4: ingot.v1.BMCStatus.last_error_time:type_name -> google.protobuf.Timestamp
+	2,  // 5: ingot.v1.BMCStatus.medium:type_name -> ingot.v1.BootMediumStatus
+	15, // 6: ingot.v1.BootMediumStatus.checked:type_name -> google.protobuf.Timestamp
+	14, // 7: ingot.v1.BootMediumStatus.kind:type_name -> ingot.v1.BootMedium
+	0,  // 8: ingot.v1.BMCServiceCreateRequest.bmc:type_name -> ingot.v1.BMC
+	0,  // 9: ingot.v1.BMCServiceCreateResponse.bmc:type_name -> ingot.v1.BMC
+	0,  // 10: ingot.v1.BMCServiceGetResponse.bmc:type_name -> ingot.v1.BMC
+	0,  // 11: ingot.v1.BMCServiceListResponse.bmcs:type_name -> ingot.v1.BMC
+	16, // 12: ingot.v1.BMCServiceUpdateRequest.update_meta:type_name -> metalstack.api.v2.UpdateMeta
+	17, // 13: ingot.v1.BMCServiceUpdateRequest.labels:type_name -> metalstack.api.v2.UpdateLabels
+	14, // 14: ingot.v1.BMCServiceUpdateRequest.boot_medium:type_name -> ingot.v1.BootMedium
+	0,  // 15: ingot.v1.BMCServiceUpdateResponse.bmc:type_name -> ingot.v1.BMC
+	0,  // 16: ingot.v1.BMCServiceDeleteResponse.bmc:type_name -> ingot.v1.BMC
+	3,  // 17: ingot.v1.BMCService.Create:input_type -> ingot.v1.BMCServiceCreateRequest
+	5,  // 18: ingot.v1.BMCService.Get:input_type -> ingot.v1.BMCServiceGetRequest
+	7,  // 19: ingot.v1.BMCService.List:input_type -> ingot.v1.BMCServiceListRequest
+	9,  // 20: ingot.v1.BMCService.Update:input_type -> ingot.v1.BMCServiceUpdateRequest
+	11, // 21: ingot.v1.BMCService.Delete:input_type -> ingot.v1.BMCServiceDeleteRequest
+	4,  // 22: ingot.v1.BMCService.Create:output_type -> ingot.v1.BMCServiceCreateResponse
+	6,  // 23: ingot.v1.BMCService.Get:output_type -> ingot.v1.BMCServiceGetResponse
+	8,  // 24: ingot.v1.BMCService.List:output_type -> ingot.v1.BMCServiceListResponse
+	10, // 25: ingot.v1.BMCService.Update:output_type -> ingot.v1.BMCServiceUpdateResponse
+	12, // 26: ingot.v1.BMCService.Delete:output_type -> ingot.v1.BMCServiceDeleteResponse
+	22, // [22:27] is the sub-list for method output_type
+	17, // [17:22] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_bmc_proto_init() }
@@ -1053,6 +1101,7 @@ func file_ingot_v1_bmc_proto_init() {
 	if File_ingot_v1_bmc_proto != nil {
 		return
 	}
+	file_ingot_v1_fabric_proto_init()
 	file_ingot_v1_bmc_proto_msgTypes[7].OneofWrappers = []any{}
 	file_ingot_v1_bmc_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}

@@ -303,6 +303,129 @@ func (x *BootServiceTokenResponse) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+type BootServiceScriptRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Switch string                 `protobuf:"bytes,1,opt,name=switch,proto3" json:"switch,omitempty"`
+	// The source address as the leaf saw it.
+	SourceAddress string `protobuf:"bytes,2,opt,name=source_address,json=sourceAddress,proto3" json:"source_address,omitempty"`
+	// The uuid the server's firmware claims (SMBIOS type 1).
+	Uuid          string `protobuf:"bytes,3,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Partition     string `protobuf:"bytes,4,opt,name=partition,proto3" json:"partition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BootServiceScriptRequest) Reset() {
+	*x = BootServiceScriptRequest{}
+	mi := &file_ingot_v1_boot_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BootServiceScriptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BootServiceScriptRequest) ProtoMessage() {}
+
+func (x *BootServiceScriptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_boot_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BootServiceScriptRequest.ProtoReflect.Descriptor instead.
+func (*BootServiceScriptRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_boot_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BootServiceScriptRequest) GetSwitch() string {
+	if x != nil {
+		return x.Switch
+	}
+	return ""
+}
+
+func (x *BootServiceScriptRequest) GetSourceAddress() string {
+	if x != nil {
+		return x.SourceAddress
+	}
+	return ""
+}
+
+func (x *BootServiceScriptRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *BootServiceScriptRequest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+type BootServiceScriptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Files *BootFiles             `protobuf:"bytes,1,opt,name=files,proto3" json:"files,omitempty"`
+	// The partition's command line; where metal-boot is, is not in it.
+	CommandLine   string `protobuf:"bytes,2,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BootServiceScriptResponse) Reset() {
+	*x = BootServiceScriptResponse{}
+	mi := &file_ingot_v1_boot_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BootServiceScriptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BootServiceScriptResponse) ProtoMessage() {}
+
+func (x *BootServiceScriptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_boot_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BootServiceScriptResponse.ProtoReflect.Descriptor instead.
+func (*BootServiceScriptResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_boot_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BootServiceScriptResponse) GetFiles() *BootFiles {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *BootServiceScriptResponse) GetCommandLine() string {
+	if x != nil {
+		return x.CommandLine
+	}
+	return ""
+}
+
 // BootWindow says until when a machine may ask for its token, and why.
 type BootWindow struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -320,7 +443,7 @@ type BootWindow struct {
 
 func (x *BootWindow) Reset() {
 	*x = BootWindow{}
-	mi := &file_ingot_v1_boot_proto_msgTypes[4]
+	mi := &file_ingot_v1_boot_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -332,7 +455,7 @@ func (x *BootWindow) String() string {
 func (*BootWindow) ProtoMessage() {}
 
 func (x *BootWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_boot_proto_msgTypes[4]
+	mi := &file_ingot_v1_boot_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -345,7 +468,7 @@ func (x *BootWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootWindow.ProtoReflect.Descriptor instead.
 func (*BootWindow) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_boot_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1_boot_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BootWindow) GetUuid() string {
@@ -394,7 +517,7 @@ var File_ingot_v1_boot_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_boot_proto_rawDesc = "" +
 	"\n" +
-	"\x13ingot/v1/boot.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\xb8\x01\n" +
+	"\x13ingot/v1/boot.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/fabric.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\xb8\x01\n" +
 	"\x17BootServiceBeginRequest\x12#\n" +
 	"\x06switch\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x06switch\x12/\n" +
 	"\x0esource_address\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\rsourceAddress\x12\x1c\n" +
@@ -415,7 +538,15 @@ const file_ingot_v1_boot_proto_rawDesc = "" +
 	"\tsignature\x18\a \x01(\fB\a\xbaH\x04z\x02h@R\tsignature\"f\n" +
 	"\x18BootServiceTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
-	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\xef\x01\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\xb9\x01\n" +
+	"\x18BootServiceScriptRequest\x12#\n" +
+	"\x06switch\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x06switch\x12/\n" +
+	"\x0esource_address\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\rsourceAddress\x12\x1c\n" +
+	"\x04uuid\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x04uuid\x12)\n" +
+	"\tpartition\x18\x04 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\"i\n" +
+	"\x19BootServiceScriptResponse\x12)\n" +
+	"\x05files\x18\x01 \x01(\v2\x13.ingot.v1.BootFilesR\x05files\x12!\n" +
+	"\fcommand_line\x18\x02 \x01(\tR\vcommandLine\"\xef\x01\n" +
 	"\n" +
 	"BootWindow\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x122\n" +
@@ -423,10 +554,11 @@ const file_ingot_v1_boot_proto_rawDesc = "" +
 	"\x06closes\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06closes\x12\x1c\n" +
 	"\toperation\x18\x04 \x01(\tR\toperation\x12.\n" +
 	"\x04used\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04used\x12\x17\n" +
-	"\aboot_id\x18\x06 \x01(\tR\x06bootId2\xc3\x01\n" +
+	"\aboot_id\x18\x06 \x01(\tR\x06bootId2\xa1\x02\n" +
 	"\vBootService\x12Y\n" +
 	"\x05Begin\x12!.ingot.v1.BootServiceBeginRequest\x1a\".ingot.v1.BootServiceBeginResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01\x12Y\n" +
-	"\x05Token\x12!.ingot.v1.BootServiceTokenRequest\x1a\".ingot.v1.BootServiceTokenResponse\"\t\xe0\xf3\x18\x01\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
+	"\x05Token\x12!.ingot.v1.BootServiceTokenRequest\x1a\".ingot.v1.BootServiceTokenResponse\"\t\xe0\xf3\x18\x01\xea\xf3\x18\x01\x01\x12\\\n" +
+	"\x06Script\x12\".ingot.v1.BootServiceScriptRequest\x1a#.ingot.v1.BootServiceScriptResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
 	file_ingot_v1_boot_proto_rawDescOnce sync.Once
@@ -440,30 +572,36 @@ func file_ingot_v1_boot_proto_rawDescGZIP() []byte {
 	return file_ingot_v1_boot_proto_rawDescData
 }
 
-var file_ingot_v1_boot_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_ingot_v1_boot_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_ingot_v1_boot_proto_goTypes = []any{
-	(*BootServiceBeginRequest)(nil),  // 0: ingot.v1.BootServiceBeginRequest
-	(*BootServiceBeginResponse)(nil), // 1: ingot.v1.BootServiceBeginResponse
-	(*BootServiceTokenRequest)(nil),  // 2: ingot.v1.BootServiceTokenRequest
-	(*BootServiceTokenResponse)(nil), // 3: ingot.v1.BootServiceTokenResponse
-	(*BootWindow)(nil),               // 4: ingot.v1.BootWindow
-	(*timestamppb.Timestamp)(nil),    // 5: google.protobuf.Timestamp
+	(*BootServiceBeginRequest)(nil),   // 0: ingot.v1.BootServiceBeginRequest
+	(*BootServiceBeginResponse)(nil),  // 1: ingot.v1.BootServiceBeginResponse
+	(*BootServiceTokenRequest)(nil),   // 2: ingot.v1.BootServiceTokenRequest
+	(*BootServiceTokenResponse)(nil),  // 3: ingot.v1.BootServiceTokenResponse
+	(*BootServiceScriptRequest)(nil),  // 4: ingot.v1.BootServiceScriptRequest
+	(*BootServiceScriptResponse)(nil), // 5: ingot.v1.BootServiceScriptResponse
+	(*BootWindow)(nil),                // 6: ingot.v1.BootWindow
+	(*timestamppb.Timestamp)(nil),     // 7: google.protobuf.Timestamp
+	(*BootFiles)(nil),                 // 8: ingot.v1.BootFiles
 }
 var file_ingot_v1_boot_proto_depIdxs = []int32{
-	5, // 0: ingot.v1.BootServiceBeginResponse.now:type_name -> google.protobuf.Timestamp
-	5, // 1: ingot.v1.BootServiceTokenResponse.expires:type_name -> google.protobuf.Timestamp
-	5, // 2: ingot.v1.BootWindow.opened:type_name -> google.protobuf.Timestamp
-	5, // 3: ingot.v1.BootWindow.closes:type_name -> google.protobuf.Timestamp
-	5, // 4: ingot.v1.BootWindow.used:type_name -> google.protobuf.Timestamp
-	0, // 5: ingot.v1.BootService.Begin:input_type -> ingot.v1.BootServiceBeginRequest
-	2, // 6: ingot.v1.BootService.Token:input_type -> ingot.v1.BootServiceTokenRequest
-	1, // 7: ingot.v1.BootService.Begin:output_type -> ingot.v1.BootServiceBeginResponse
-	3, // 8: ingot.v1.BootService.Token:output_type -> ingot.v1.BootServiceTokenResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	7, // 0: ingot.v1.BootServiceBeginResponse.now:type_name -> google.protobuf.Timestamp
+	7, // 1: ingot.v1.BootServiceTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	8, // 2: ingot.v1.BootServiceScriptResponse.files:type_name -> ingot.v1.BootFiles
+	7, // 3: ingot.v1.BootWindow.opened:type_name -> google.protobuf.Timestamp
+	7, // 4: ingot.v1.BootWindow.closes:type_name -> google.protobuf.Timestamp
+	7, // 5: ingot.v1.BootWindow.used:type_name -> google.protobuf.Timestamp
+	0, // 6: ingot.v1.BootService.Begin:input_type -> ingot.v1.BootServiceBeginRequest
+	2, // 7: ingot.v1.BootService.Token:input_type -> ingot.v1.BootServiceTokenRequest
+	4, // 8: ingot.v1.BootService.Script:input_type -> ingot.v1.BootServiceScriptRequest
+	1, // 9: ingot.v1.BootService.Begin:output_type -> ingot.v1.BootServiceBeginResponse
+	3, // 10: ingot.v1.BootService.Token:output_type -> ingot.v1.BootServiceTokenResponse
+	5, // 11: ingot.v1.BootService.Script:output_type -> ingot.v1.BootServiceScriptResponse
+	9, // [9:12] is the sub-list for method output_type
+	6, // [6:9] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_boot_proto_init() }
@@ -471,13 +609,14 @@ func file_ingot_v1_boot_proto_init() {
 	if File_ingot_v1_boot_proto != nil {
 		return
 	}
+	file_ingot_v1_fabric_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_boot_proto_rawDesc), len(file_ingot_v1_boot_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,7 +31,8 @@ const (
 	BootMedium_BOOT_MEDIUM_UNSPECIFIED BootMedium = 0
 	// A unified kernel image in the ISO: kernel, initrd and command line.
 	BootMedium_BOOT_MEDIUM_UKI BootMedium = 1
-	// iPXE in the ISO, which loads kernel and initrd from metal-boot.
+	// iPXE in the ISO, which asks metal-boot what to boot and loads kernel and
+	// initrd from the image cache.
 	BootMedium_BOOT_MEDIUM_IPXE BootMedium = 2
 )
 
@@ -269,10 +270,14 @@ func (x *ServicePort) GetPort() string {
 
 // Site is what the management server of a partition told last.
 type Site struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	Medium        *Medium                `protobuf:"bytes,2,opt,name=medium,proto3" json:"medium,omitempty"`
-	Seen          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Medium    *Medium                `protobuf:"bytes,2,opt,name=medium,proto3" json:"medium,omitempty"`
+	Seen      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=seen,proto3" json:"seen,omitempty"`
+	// The media it serves, one of each kind that a machine shall boot.
+	Media []*Medium `protobuf:"bytes,4,rep,name=media,proto3" json:"media,omitempty"`
+	// The files that iPXE loads.
+	BootFiles     *BootFiles `protobuf:"bytes,5,opt,name=boot_files,json=bootFiles,proto3" json:"boot_files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -328,6 +333,20 @@ func (x *Site) GetSeen() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Site) GetMedia() []*Medium {
+	if x != nil {
+		return x.Media
+	}
+	return nil
+}
+
+func (x *Site) GetBootFiles() *BootFiles {
+	if x != nil {
+		return x.BootFiles
+	}
+	return nil
+}
+
 // Medium is the boot medium a site serves to its BMCs.
 type Medium struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -339,6 +358,7 @@ type Medium struct {
 	// Why there is none, or not the wanted one; empty if all is well.
 	Error         string                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
 	Built         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=built,proto3" json:"built,omitempty"`
+	Kind          BootMedium             `protobuf:"varint,8,opt,name=kind,proto3,enum=ingot.v1.BootMedium" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -422,6 +442,103 @@ func (x *Medium) GetBuilt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Medium) GetKind() BootMedium {
+	if x != nil {
+		return x.Kind
+	}
+	return BootMedium_BOOT_MEDIUM_UNSPECIFIED
+}
+
+// BootFiles are the kernel and the initrd as iPXE loads them: over HTTPS, from
+// a management server in the boot network. The initrd has the partition's
+// authority in it, like that of every other medium.
+type BootFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where they were fetched from.
+	KernelSource string `protobuf:"bytes,1,opt,name=kernel_source,json=kernelSource,proto3" json:"kernel_source,omitempty"`
+	InitrdSource string `protobuf:"bytes,2,opt,name=initrd_source,json=initrdSource,proto3" json:"initrd_source,omitempty"`
+	// Where machines in the boot VRF fetch them: one for each leaf that the
+	// management server is connected to.
+	KernelUrls    []string `protobuf:"bytes,3,rep,name=kernel_urls,json=kernelUrls,proto3" json:"kernel_urls,omitempty"`
+	InitrdUrls    []string `protobuf:"bytes,4,rep,name=initrd_urls,json=initrdUrls,proto3" json:"initrd_urls,omitempty"`
+	KernelSha256  string   `protobuf:"bytes,5,opt,name=kernel_sha256,json=kernelSha256,proto3" json:"kernel_sha256,omitempty"`
+	InitrdSha256  string   `protobuf:"bytes,6,opt,name=initrd_sha256,json=initrdSha256,proto3" json:"initrd_sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BootFiles) Reset() {
+	*x = BootFiles{}
+	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BootFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BootFiles) ProtoMessage() {}
+
+func (x *BootFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BootFiles.ProtoReflect.Descriptor instead.
+func (*BootFiles) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BootFiles) GetKernelSource() string {
+	if x != nil {
+		return x.KernelSource
+	}
+	return ""
+}
+
+func (x *BootFiles) GetInitrdSource() string {
+	if x != nil {
+		return x.InitrdSource
+	}
+	return ""
+}
+
+func (x *BootFiles) GetKernelUrls() []string {
+	if x != nil {
+		return x.KernelUrls
+	}
+	return nil
+}
+
+func (x *BootFiles) GetInitrdUrls() []string {
+	if x != nil {
+		return x.InitrdUrls
+	}
+	return nil
+}
+
+func (x *BootFiles) GetKernelSha256() string {
+	if x != nil {
+		return x.KernelSha256
+	}
+	return ""
+}
+
+func (x *BootFiles) GetInitrdSha256() string {
+	if x != nil {
+		return x.InitrdSha256
+	}
+	return ""
+}
+
 type FabricServiceGetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
@@ -431,7 +548,7 @@ type FabricServiceGetRequest struct {
 
 func (x *FabricServiceGetRequest) Reset() {
 	*x = FabricServiceGetRequest{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +560,7 @@ func (x *FabricServiceGetRequest) String() string {
 func (*FabricServiceGetRequest) ProtoMessage() {}
 
 func (x *FabricServiceGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[4]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +573,7 @@ func (x *FabricServiceGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServiceGetRequest.ProtoReflect.Descriptor instead.
 func (*FabricServiceGetRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FabricServiceGetRequest) GetPartition() string {
@@ -475,7 +592,7 @@ type FabricServiceGetResponse struct {
 
 func (x *FabricServiceGetResponse) Reset() {
 	*x = FabricServiceGetResponse{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +604,7 @@ func (x *FabricServiceGetResponse) String() string {
 func (*FabricServiceGetResponse) ProtoMessage() {}
 
 func (x *FabricServiceGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[5]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +617,7 @@ func (x *FabricServiceGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServiceGetResponse.ProtoReflect.Descriptor instead.
 func (*FabricServiceGetResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FabricServiceGetResponse) GetFabric() *Fabric {
@@ -519,7 +636,7 @@ type FabricServicePutRequest struct {
 
 func (x *FabricServicePutRequest) Reset() {
 	*x = FabricServicePutRequest{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[6]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +648,7 @@ func (x *FabricServicePutRequest) String() string {
 func (*FabricServicePutRequest) ProtoMessage() {}
 
 func (x *FabricServicePutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[6]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +661,7 @@ func (x *FabricServicePutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServicePutRequest.ProtoReflect.Descriptor instead.
 func (*FabricServicePutRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{6}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FabricServicePutRequest) GetFabric() *Fabric {
@@ -563,7 +680,7 @@ type FabricServicePutResponse struct {
 
 func (x *FabricServicePutResponse) Reset() {
 	*x = FabricServicePutResponse{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[7]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +692,7 @@ func (x *FabricServicePutResponse) String() string {
 func (*FabricServicePutResponse) ProtoMessage() {}
 
 func (x *FabricServicePutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[7]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +705,7 @@ func (x *FabricServicePutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServicePutResponse.ProtoReflect.Descriptor instead.
 func (*FabricServicePutResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{7}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FabricServicePutResponse) GetFabric() *Fabric {
@@ -608,7 +725,7 @@ type FabricServiceSitesRequest struct {
 
 func (x *FabricServiceSitesRequest) Reset() {
 	*x = FabricServiceSitesRequest{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[8]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +737,7 @@ func (x *FabricServiceSitesRequest) String() string {
 func (*FabricServiceSitesRequest) ProtoMessage() {}
 
 func (x *FabricServiceSitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[8]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +750,7 @@ func (x *FabricServiceSitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServiceSitesRequest.ProtoReflect.Descriptor instead.
 func (*FabricServiceSitesRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{8}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FabricServiceSitesRequest) GetPartition() string {
@@ -652,7 +769,7 @@ type FabricServiceSitesResponse struct {
 
 func (x *FabricServiceSitesResponse) Reset() {
 	*x = FabricServiceSitesResponse{}
-	mi := &file_ingot_v1_fabric_proto_msgTypes[9]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +781,7 @@ func (x *FabricServiceSitesResponse) String() string {
 func (*FabricServiceSitesResponse) ProtoMessage() {}
 
 func (x *FabricServiceSitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_fabric_proto_msgTypes[9]
+	mi := &file_ingot_v1_fabric_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +794,7 @@ func (x *FabricServiceSitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricServiceSitesResponse.ProtoReflect.Descriptor instead.
 func (*FabricServiceSitesResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{9}
+	return file_ingot_v1_fabric_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FabricServiceSitesResponse) GetSites() []*Site {
@@ -710,11 +827,14 @@ const file_ingot_v1_fabric_proto_rawDesc = "" +
 	"\rservice_ports\x18\f \x03(\v2\x15.ingot.v1.ServicePortB\b\xbaH\x05\x92\x01\x02\x10@R\fservicePortsJ\x04\b\x06\x10\a\"S\n" +
 	"\vServicePort\x12#\n" +
 	"\x06switch\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x06switch\x12\x1f\n" +
-	"\x04port\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x04port\"~\n" +
+	"\x04port\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x04port\"\xda\x01\n" +
 	"\x04Site\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\tR\tpartition\x12(\n" +
 	"\x06medium\x18\x02 \x01(\v2\x10.ingot.v1.MediumR\x06medium\x12.\n" +
-	"\x04seen\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"\xd8\x01\n" +
+	"\x04seen\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\x12&\n" +
+	"\x05media\x18\x04 \x03(\v2\x10.ingot.v1.MediumR\x05media\x122\n" +
+	"\n" +
+	"boot_files\x18\x05 \x01(\v2\x13.ingot.v1.BootFilesR\tbootFiles\"\x82\x02\n" +
 	"\x06Medium\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
@@ -722,7 +842,17 @@ const file_ingot_v1_fabric_proto_rawDesc = "" +
 	"\rkernel_sha256\x18\x04 \x01(\tR\fkernelSha256\x12#\n" +
 	"\rinitrd_sha256\x18\x05 \x01(\tR\finitrdSha256\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x120\n" +
-	"\x05built\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05built\"D\n" +
+	"\x05built\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05built\x12(\n" +
+	"\x04kind\x18\b \x01(\x0e2\x14.ingot.v1.BootMediumR\x04kind\"\xe1\x01\n" +
+	"\tBootFiles\x12#\n" +
+	"\rkernel_source\x18\x01 \x01(\tR\fkernelSource\x12#\n" +
+	"\rinitrd_source\x18\x02 \x01(\tR\finitrdSource\x12\x1f\n" +
+	"\vkernel_urls\x18\x03 \x03(\tR\n" +
+	"kernelUrls\x12\x1f\n" +
+	"\vinitrd_urls\x18\x04 \x03(\tR\n" +
+	"initrdUrls\x12#\n" +
+	"\rkernel_sha256\x18\x05 \x01(\tR\fkernelSha256\x12#\n" +
+	"\rinitrd_sha256\x18\x06 \x01(\tR\finitrdSha256\"D\n" +
 	"\x17FabricServiceGetRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\"D\n" +
 	"\x18FabricServiceGetResponse\x12(\n" +
@@ -761,44 +891,48 @@ func file_ingot_v1_fabric_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_fabric_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_ingot_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_ingot_v1_fabric_proto_goTypes = []any{
 	(BootMedium)(0),                    // 0: ingot.v1.BootMedium
 	(*Fabric)(nil),                     // 1: ingot.v1.Fabric
 	(*ServicePort)(nil),                // 2: ingot.v1.ServicePort
 	(*Site)(nil),                       // 3: ingot.v1.Site
 	(*Medium)(nil),                     // 4: ingot.v1.Medium
-	(*FabricServiceGetRequest)(nil),    // 5: ingot.v1.FabricServiceGetRequest
-	(*FabricServiceGetResponse)(nil),   // 6: ingot.v1.FabricServiceGetResponse
-	(*FabricServicePutRequest)(nil),    // 7: ingot.v1.FabricServicePutRequest
-	(*FabricServicePutResponse)(nil),   // 8: ingot.v1.FabricServicePutResponse
-	(*FabricServiceSitesRequest)(nil),  // 9: ingot.v1.FabricServiceSitesRequest
-	(*FabricServiceSitesResponse)(nil), // 10: ingot.v1.FabricServiceSitesResponse
-	(*v2.Meta)(nil),                    // 11: metalstack.api.v2.Meta
-	(*timestamppb.Timestamp)(nil),      // 12: google.protobuf.Timestamp
+	(*BootFiles)(nil),                  // 5: ingot.v1.BootFiles
+	(*FabricServiceGetRequest)(nil),    // 6: ingot.v1.FabricServiceGetRequest
+	(*FabricServiceGetResponse)(nil),   // 7: ingot.v1.FabricServiceGetResponse
+	(*FabricServicePutRequest)(nil),    // 8: ingot.v1.FabricServicePutRequest
+	(*FabricServicePutResponse)(nil),   // 9: ingot.v1.FabricServicePutResponse
+	(*FabricServiceSitesRequest)(nil),  // 10: ingot.v1.FabricServiceSitesRequest
+	(*FabricServiceSitesResponse)(nil), // 11: ingot.v1.FabricServiceSitesResponse
+	(*v2.Meta)(nil),                    // 12: metalstack.api.v2.Meta
+	(*timestamppb.Timestamp)(nil),      // 13: google.protobuf.Timestamp
 }
 var file_ingot_v1_fabric_proto_depIdxs = []int32{
-	11, // 0: ingot.v1.Fabric.meta:type_name -> metalstack.api.v2.Meta
+	12, // 0: ingot.v1.Fabric.meta:type_name -> metalstack.api.v2.Meta
 	0,  // 1: ingot.v1.Fabric.boot_medium:type_name -> ingot.v1.BootMedium
 	2,  // 2: ingot.v1.Fabric.service_ports:type_name -> ingot.v1.ServicePort
 	4,  // 3: ingot.v1.Site.medium:type_name -> ingot.v1.Medium
-	12, // 4: ingot.v1.Site.seen:type_name -> google.protobuf.Timestamp
-	12, // 5: ingot.v1.Medium.built:type_name -> google.protobuf.Timestamp
-	1,  // 6: ingot.v1.FabricServiceGetResponse.fabric:type_name -> ingot.v1.Fabric
-	1,  // 7: ingot.v1.FabricServicePutRequest.fabric:type_name -> ingot.v1.Fabric
-	1,  // 8: ingot.v1.FabricServicePutResponse.fabric:type_name -> ingot.v1.Fabric
-	3,  // 9: ingot.v1.FabricServiceSitesResponse.sites:type_name -> ingot.v1.Site
-	5,  // 10: ingot.v1.FabricService.Get:input_type -> ingot.v1.FabricServiceGetRequest
-	7,  // 11: ingot.v1.FabricService.Put:input_type -> ingot.v1.FabricServicePutRequest
-	9,  // 12: ingot.v1.FabricService.Sites:input_type -> ingot.v1.FabricServiceSitesRequest
-	6,  // 13: ingot.v1.FabricService.Get:output_type -> ingot.v1.FabricServiceGetResponse
-	8,  // 14: ingot.v1.FabricService.Put:output_type -> ingot.v1.FabricServicePutResponse
-	10, // 15: ingot.v1.FabricService.Sites:output_type -> ingot.v1.FabricServiceSitesResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	13, // 4: ingot.v1.Site.seen:type_name -> google.protobuf.Timestamp
+	4,  // 5: ingot.v1.Site.media:type_name -> ingot.v1.Medium
+	5,  // 6: ingot.v1.Site.boot_files:type_name -> ingot.v1.BootFiles
+	13, // 7: ingot.v1.Medium.built:type_name -> google.protobuf.Timestamp
+	0,  // 8: ingot.v1.Medium.kind:type_name -> ingot.v1.BootMedium
+	1,  // 9: ingot.v1.FabricServiceGetResponse.fabric:type_name -> ingot.v1.Fabric
+	1,  // 10: ingot.v1.FabricServicePutRequest.fabric:type_name -> ingot.v1.Fabric
+	1,  // 11: ingot.v1.FabricServicePutResponse.fabric:type_name -> ingot.v1.Fabric
+	3,  // 12: ingot.v1.FabricServiceSitesResponse.sites:type_name -> ingot.v1.Site
+	6,  // 13: ingot.v1.FabricService.Get:input_type -> ingot.v1.FabricServiceGetRequest
+	8,  // 14: ingot.v1.FabricService.Put:input_type -> ingot.v1.FabricServicePutRequest
+	10, // 15: ingot.v1.FabricService.Sites:input_type -> ingot.v1.FabricServiceSitesRequest
+	7,  // 16: ingot.v1.FabricService.Get:output_type -> ingot.v1.FabricServiceGetResponse
+	9,  // 17: ingot.v1.FabricService.Put:output_type -> ingot.v1.FabricServicePutResponse
+	11, // 18: ingot.v1.FabricService.Sites:output_type -> ingot.v1.FabricServiceSitesResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_fabric_proto_init() }
@@ -806,14 +940,14 @@ func file_ingot_v1_fabric_proto_init() {
 	if File_ingot_v1_fabric_proto != nil {
 		return
 	}
-	file_ingot_v1_fabric_proto_msgTypes[8].OneofWrappers = []any{}
+	file_ingot_v1_fabric_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_fabric_proto_rawDesc), len(file_ingot_v1_fabric_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

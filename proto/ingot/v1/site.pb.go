@@ -398,7 +398,12 @@ type BMCWanted struct {
 	Operation *Operation `protobuf:"bytes,9,opt,name=operation,proto3" json:"operation,omitempty"`
 	// The allocation of the machine; empty if none. What its console shows
 	// belongs to it.
-	Allocation    string `protobuf:"bytes,10,opt,name=allocation,proto3" json:"allocation,omitempty"`
+	Allocation string `protobuf:"bytes,10,opt,name=allocation,proto3" json:"allocation,omitempty"`
+	// Which medium it is that shall be inserted.
+	BootMedium BootMedium `protobuf:"varint,11,opt,name=boot_medium,json=bootMedium,proto3,enum=ingot.v1.BootMedium" json:"boot_medium,omitempty"`
+	// PEM of the authority that the server's firmware has to trust for it; empty
+	// if the medium brings its own trust.
+	Authority     string `protobuf:"bytes,12,opt,name=authority,proto3" json:"authority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -499,6 +504,20 @@ func (x *BMCWanted) GetOperation() *Operation {
 func (x *BMCWanted) GetAllocation() string {
 	if x != nil {
 		return x.Allocation
+	}
+	return ""
+}
+
+func (x *BMCWanted) GetBootMedium() BootMedium {
+	if x != nil {
+		return x.BootMedium
+	}
+	return BootMedium_BOOT_MEDIUM_UNSPECIFIED
+}
+
+func (x *BMCWanted) GetAuthority() string {
+	if x != nil {
+		return x.Authority
 	}
 	return ""
 }
@@ -1119,10 +1138,12 @@ func (*SiteServiceDoneResponse) Descriptor() ([]byte, []int) {
 }
 
 type SiteServiceCachedRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	Images        []*ImageCached         `protobuf:"bytes,2,rep,name=images,proto3" json:"images,omitempty"`
-	Medium        *Medium                `protobuf:"bytes,3,opt,name=medium,proto3" json:"medium,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Images    []*ImageCached         `protobuf:"bytes,2,rep,name=images,proto3" json:"images,omitempty"`
+	// One of the media; others stay as they were reported.
+	Medium        *Medium    `protobuf:"bytes,3,opt,name=medium,proto3" json:"medium,omitempty"`
+	BootFiles     *BootFiles `protobuf:"bytes,4,opt,name=boot_files,json=bootFiles,proto3" json:"boot_files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1174,6 +1195,13 @@ func (x *SiteServiceCachedRequest) GetImages() []*ImageCached {
 func (x *SiteServiceCachedRequest) GetMedium() *Medium {
 	if x != nil {
 		return x.Medium
+	}
+	return nil
+}
+
+func (x *SiteServiceCachedRequest) GetBootFiles() *BootFiles {
+	if x != nil {
+		return x.BootFiles
 	}
 	return nil
 }
@@ -1276,6 +1304,106 @@ func (*SiteServiceCachedResponse) Descriptor() ([]byte, []int) {
 	return file_ingot_v1_site_proto_rawDescGZIP(), []int{17}
 }
 
+type SiteServiceCertificateRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// A PKCS #10 request in DER form (RFC 2986) for the addresses the site has.
+	// Its signature proves that the site has the key.
+	Request       []byte `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteServiceCertificateRequest) Reset() {
+	*x = SiteServiceCertificateRequest{}
+	mi := &file_ingot_v1_site_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteServiceCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteServiceCertificateRequest) ProtoMessage() {}
+
+func (x *SiteServiceCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_site_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteServiceCertificateRequest.ProtoReflect.Descriptor instead.
+func (*SiteServiceCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SiteServiceCertificateRequest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *SiteServiceCertificateRequest) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type SiteServiceCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// X.509 certificates in DER form, the site's first, then those that issued
+	// it, without the root.
+	Certificates  [][]byte `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteServiceCertificateResponse) Reset() {
+	*x = SiteServiceCertificateResponse{}
+	mi := &file_ingot_v1_site_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteServiceCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteServiceCertificateResponse) ProtoMessage() {}
+
+func (x *SiteServiceCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_site_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteServiceCertificateResponse.ProtoReflect.Descriptor instead.
+func (*SiteServiceCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SiteServiceCertificateResponse) GetCertificates() [][]byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
 var File_ingot_v1_site_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_site_proto_rawDesc = "" +
@@ -1304,7 +1432,7 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\bBMCKnown\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
-	"\x06others\x18\x03 \x03(\tR\x06others\"\x94\x02\n" +
+	"\x06others\x18\x03 \x03(\tR\x06others\"\xe9\x02\n" +
 	"\tBMCWanted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1318,7 +1446,10 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\n" +
 	"allocation\x18\n" +
 	" \x01(\tR\n" +
-	"allocation\"\xda\x02\n" +
+	"allocation\x125\n" +
+	"\vboot_medium\x18\v \x01(\x0e2\x14.ingot.v1.BootMediumR\n" +
+	"bootMedium\x12\x1c\n" +
+	"\tauthority\x18\f \x01(\tR\tauthority\"\xda\x02\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\amachine\x18\x02 \x01(\tR\amachine\x121\n" +
@@ -1358,16 +1489,24 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\toperation\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\toperation\x12\x1e\n" +
 	"\x05error\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\x12@\n" +
 	"\x0epower_off_seen\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\fpowerOffSeen\"\x19\n" +
-	"\x17SiteServiceDoneResponse\"\xa9\x01\n" +
+	"\x17SiteServiceDoneResponse\"\xdd\x01\n" +
 	"\x18SiteServiceCachedRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x128\n" +
 	"\x06images\x18\x02 \x03(\v2\x15.ingot.v1.ImageCachedB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06images\x12(\n" +
-	"\x06medium\x18\x03 \x01(\v2\x10.ingot.v1.MediumR\x06medium\"p\n" +
+	"\x06medium\x18\x03 \x01(\v2\x10.ingot.v1.MediumR\x06medium\x122\n" +
+	"\n" +
+	"boot_files\x18\x04 \x01(\v2\x13.ingot.v1.BootFilesR\tbootFiles\"p\n" +
 	"\vImageCached\x12!\n" +
 	"\x05image\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x05image\x12*\n" +
 	"\x05check\x18\x02 \x01(\v2\x14.ingot.v1.ImageCheckR\x05check\x12\x12\n" +
 	"\x04urls\x18\x03 \x03(\tR\x04urls\"\x1b\n" +
-	"\x19SiteServiceCachedResponse*\x82\x03\n" +
+	"\x19SiteServiceCachedResponse\"p\n" +
+	"\x1dSiteServiceCertificateRequest\x12)\n" +
+	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12$\n" +
+	"\arequest\x18\x02 \x01(\fB\n" +
+	"\xbaH\az\x05\x10\x01\x18\x80@R\arequest\"D\n" +
+	"\x1eSiteServiceCertificateResponse\x12\"\n" +
+	"\fcertificates\x18\x01 \x03(\fR\fcertificates*\x82\x03\n" +
 	"\x0fOperationAction\x12 \n" +
 	"\x1cOPERATION_ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OPERATION_ACTION_ON\x10\x01\x12\x18\n" +
@@ -1381,14 +1520,15 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\x18OPERATION_ACTION_LED_OFF\x10\t\x12\x1d\n" +
 	"\x19OPERATION_ACTION_SHUTDOWN\x10\n" +
 	"\x12\x1e\n" +
-	"\x1aOPERATION_ACTION_INTERRUPT\x10\v2\xeb\x03\n" +
+	"\x1aOPERATION_ACTION_INTERRUPT\x10\v2\xd8\x04\n" +
 	"\vSiteService\x12^\n" +
 	"\x06Wanted\x12\".ingot.v1.SiteServiceWantedRequest\x1a#.ingot.v1.SiteServiceWantedResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x010\x01\x12\\\n" +
 	"\x06Report\x12\".ingot.v1.SiteServiceReportRequest\x1a#.ingot.v1.SiteServiceReportResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01\x12h\n" +
 	"\n" +
 	"Discovered\x12&.ingot.v1.SiteServiceDiscoveredRequest\x1a'.ingot.v1.SiteServiceDiscoveredResponse\"\t\xe0\xf3\x18\x01\xea\xf3\x18\x01\x01\x12V\n" +
 	"\x04Done\x12 .ingot.v1.SiteServiceDoneRequest\x1a!.ingot.v1.SiteServiceDoneResponse\"\t\xe0\xf3\x18\x01\xea\xf3\x18\x01\x01\x12\\\n" +
-	"\x06Cached\x12\".ingot.v1.SiteServiceCachedRequest\x1a#.ingot.v1.SiteServiceCachedResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
+	"\x06Cached\x12\".ingot.v1.SiteServiceCachedRequest\x1a#.ingot.v1.SiteServiceCachedResponse\"\t\xe0\xf3\x18\x02\xea\xf3\x18\x01\x01\x12k\n" +
+	"\vCertificate\x12'.ingot.v1.SiteServiceCertificateRequest\x1a(.ingot.v1.SiteServiceCertificateResponse\"\t\xe0\xf3\x18\x01\xea\xf3\x18\x01\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
 	file_ingot_v1_site_proto_rawDescOnce sync.Once
@@ -1403,73 +1543,81 @@ func file_ingot_v1_site_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_ingot_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_ingot_v1_site_proto_goTypes = []any{
-	(OperationAction)(0),                  // 0: ingot.v1.OperationAction
-	(*SiteServiceWantedRequest)(nil),      // 1: ingot.v1.SiteServiceWantedRequest
-	(*SiteServiceWantedResponse)(nil),     // 2: ingot.v1.SiteServiceWantedResponse
-	(*SiteWanted)(nil),                    // 3: ingot.v1.SiteWanted
-	(*BMCKnown)(nil),                      // 4: ingot.v1.BMCKnown
-	(*BMCWanted)(nil),                     // 5: ingot.v1.BMCWanted
-	(*Operation)(nil),                     // 6: ingot.v1.Operation
-	(*ImageWanted)(nil),                   // 7: ingot.v1.ImageWanted
-	(*SiteServiceReportRequest)(nil),      // 8: ingot.v1.SiteServiceReportRequest
-	(*BMCReport)(nil),                     // 9: ingot.v1.BMCReport
-	(*SiteServiceReportResponse)(nil),     // 10: ingot.v1.SiteServiceReportResponse
-	(*SiteServiceDiscoveredRequest)(nil),  // 11: ingot.v1.SiteServiceDiscoveredRequest
-	(*BMCDiscovered)(nil),                 // 12: ingot.v1.BMCDiscovered
-	(*SiteServiceDiscoveredResponse)(nil), // 13: ingot.v1.SiteServiceDiscoveredResponse
-	(*SiteServiceDoneRequest)(nil),        // 14: ingot.v1.SiteServiceDoneRequest
-	(*SiteServiceDoneResponse)(nil),       // 15: ingot.v1.SiteServiceDoneResponse
-	(*SiteServiceCachedRequest)(nil),      // 16: ingot.v1.SiteServiceCachedRequest
-	(*ImageCached)(nil),                   // 17: ingot.v1.ImageCached
-	(*SiteServiceCachedResponse)(nil),     // 18: ingot.v1.SiteServiceCachedResponse
-	(*Generation)(nil),                    // 19: ingot.v1.Generation
-	(*Fabric)(nil),                        // 20: ingot.v1.Fabric
-	(*timestamppb.Timestamp)(nil),         // 21: google.protobuf.Timestamp
-	(*ImageSource)(nil),                   // 22: ingot.v1.ImageSource
-	(*BMCStatus)(nil),                     // 23: ingot.v1.BMCStatus
-	(*v2.MachineBMCReport)(nil),           // 24: metalstack.api.v2.MachineBMCReport
-	(*Medium)(nil),                        // 25: ingot.v1.Medium
-	(*ImageCheck)(nil),                    // 26: ingot.v1.ImageCheck
+	(OperationAction)(0),                   // 0: ingot.v1.OperationAction
+	(*SiteServiceWantedRequest)(nil),       // 1: ingot.v1.SiteServiceWantedRequest
+	(*SiteServiceWantedResponse)(nil),      // 2: ingot.v1.SiteServiceWantedResponse
+	(*SiteWanted)(nil),                     // 3: ingot.v1.SiteWanted
+	(*BMCKnown)(nil),                       // 4: ingot.v1.BMCKnown
+	(*BMCWanted)(nil),                      // 5: ingot.v1.BMCWanted
+	(*Operation)(nil),                      // 6: ingot.v1.Operation
+	(*ImageWanted)(nil),                    // 7: ingot.v1.ImageWanted
+	(*SiteServiceReportRequest)(nil),       // 8: ingot.v1.SiteServiceReportRequest
+	(*BMCReport)(nil),                      // 9: ingot.v1.BMCReport
+	(*SiteServiceReportResponse)(nil),      // 10: ingot.v1.SiteServiceReportResponse
+	(*SiteServiceDiscoveredRequest)(nil),   // 11: ingot.v1.SiteServiceDiscoveredRequest
+	(*BMCDiscovered)(nil),                  // 12: ingot.v1.BMCDiscovered
+	(*SiteServiceDiscoveredResponse)(nil),  // 13: ingot.v1.SiteServiceDiscoveredResponse
+	(*SiteServiceDoneRequest)(nil),         // 14: ingot.v1.SiteServiceDoneRequest
+	(*SiteServiceDoneResponse)(nil),        // 15: ingot.v1.SiteServiceDoneResponse
+	(*SiteServiceCachedRequest)(nil),       // 16: ingot.v1.SiteServiceCachedRequest
+	(*ImageCached)(nil),                    // 17: ingot.v1.ImageCached
+	(*SiteServiceCachedResponse)(nil),      // 18: ingot.v1.SiteServiceCachedResponse
+	(*SiteServiceCertificateRequest)(nil),  // 19: ingot.v1.SiteServiceCertificateRequest
+	(*SiteServiceCertificateResponse)(nil), // 20: ingot.v1.SiteServiceCertificateResponse
+	(*Generation)(nil),                     // 21: ingot.v1.Generation
+	(*Fabric)(nil),                         // 22: ingot.v1.Fabric
+	(BootMedium)(0),                        // 23: ingot.v1.BootMedium
+	(*timestamppb.Timestamp)(nil),          // 24: google.protobuf.Timestamp
+	(*ImageSource)(nil),                    // 25: ingot.v1.ImageSource
+	(*BMCStatus)(nil),                      // 26: ingot.v1.BMCStatus
+	(*v2.MachineBMCReport)(nil),            // 27: metalstack.api.v2.MachineBMCReport
+	(*Medium)(nil),                         // 28: ingot.v1.Medium
+	(*BootFiles)(nil),                      // 29: ingot.v1.BootFiles
+	(*ImageCheck)(nil),                     // 30: ingot.v1.ImageCheck
 }
 var file_ingot_v1_site_proto_depIdxs = []int32{
-	19, // 0: ingot.v1.SiteServiceWantedRequest.have:type_name -> ingot.v1.Generation
+	21, // 0: ingot.v1.SiteServiceWantedRequest.have:type_name -> ingot.v1.Generation
 	3,  // 1: ingot.v1.SiteServiceWantedResponse.wanted:type_name -> ingot.v1.SiteWanted
-	19, // 2: ingot.v1.SiteWanted.generation:type_name -> ingot.v1.Generation
-	20, // 3: ingot.v1.SiteWanted.fabric:type_name -> ingot.v1.Fabric
+	21, // 2: ingot.v1.SiteWanted.generation:type_name -> ingot.v1.Generation
+	22, // 3: ingot.v1.SiteWanted.fabric:type_name -> ingot.v1.Fabric
 	5,  // 4: ingot.v1.SiteWanted.bmcs:type_name -> ingot.v1.BMCWanted
 	7,  // 5: ingot.v1.SiteWanted.images:type_name -> ingot.v1.ImageWanted
 	4,  // 6: ingot.v1.SiteWanted.known:type_name -> ingot.v1.BMCKnown
 	6,  // 7: ingot.v1.BMCWanted.operation:type_name -> ingot.v1.Operation
-	0,  // 8: ingot.v1.Operation.action:type_name -> ingot.v1.OperationAction
-	21, // 9: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
-	21, // 10: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
-	21, // 11: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
-	22, // 12: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
-	9,  // 13: ingot.v1.SiteServiceReportRequest.reports:type_name -> ingot.v1.BMCReport
-	23, // 14: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
-	24, // 15: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
-	12, // 16: ingot.v1.SiteServiceDiscoveredRequest.bmcs:type_name -> ingot.v1.BMCDiscovered
-	21, // 17: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
-	17, // 18: ingot.v1.SiteServiceCachedRequest.images:type_name -> ingot.v1.ImageCached
-	25, // 19: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
-	26, // 20: ingot.v1.ImageCached.check:type_name -> ingot.v1.ImageCheck
-	1,  // 21: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
-	8,  // 22: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
-	11, // 23: ingot.v1.SiteService.Discovered:input_type -> ingot.v1.SiteServiceDiscoveredRequest
-	14, // 24: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
-	16, // 25: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
-	2,  // 26: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
-	10, // 27: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
-	13, // 28: ingot.v1.SiteService.Discovered:output_type -> ingot.v1.SiteServiceDiscoveredResponse
-	15, // 29: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
-	18, // 30: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
-	26, // [26:31] is the sub-list for method output_type
-	21, // [21:26] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	23, // 8: ingot.v1.BMCWanted.boot_medium:type_name -> ingot.v1.BootMedium
+	0,  // 9: ingot.v1.Operation.action:type_name -> ingot.v1.OperationAction
+	24, // 10: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
+	24, // 11: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
+	24, // 12: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
+	25, // 13: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
+	9,  // 14: ingot.v1.SiteServiceReportRequest.reports:type_name -> ingot.v1.BMCReport
+	26, // 15: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
+	27, // 16: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
+	12, // 17: ingot.v1.SiteServiceDiscoveredRequest.bmcs:type_name -> ingot.v1.BMCDiscovered
+	24, // 18: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
+	17, // 19: ingot.v1.SiteServiceCachedRequest.images:type_name -> ingot.v1.ImageCached
+	28, // 20: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
+	29, // 21: ingot.v1.SiteServiceCachedRequest.boot_files:type_name -> ingot.v1.BootFiles
+	30, // 22: ingot.v1.ImageCached.check:type_name -> ingot.v1.ImageCheck
+	1,  // 23: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
+	8,  // 24: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
+	11, // 25: ingot.v1.SiteService.Discovered:input_type -> ingot.v1.SiteServiceDiscoveredRequest
+	14, // 26: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
+	16, // 27: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
+	19, // 28: ingot.v1.SiteService.Certificate:input_type -> ingot.v1.SiteServiceCertificateRequest
+	2,  // 29: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
+	10, // 30: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
+	13, // 31: ingot.v1.SiteService.Discovered:output_type -> ingot.v1.SiteServiceDiscoveredResponse
+	15, // 32: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
+	18, // 33: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
+	20, // 34: ingot.v1.SiteService.Certificate:output_type -> ingot.v1.SiteServiceCertificateResponse
+	29, // [29:35] is the sub-list for method output_type
+	23, // [23:29] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_site_proto_init() }
@@ -1487,7 +1635,7 @@ func file_ingot_v1_site_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_site_proto_rawDesc), len(file_ingot_v1_site_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

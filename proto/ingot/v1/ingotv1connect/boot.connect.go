@@ -37,6 +37,8 @@ const (
 	BootServiceBeginProcedure = "/ingot.v1.BootService/Begin"
 	// BootServiceTokenProcedure is the fully-qualified name of the BootService's Token RPC.
 	BootServiceTokenProcedure = "/ingot.v1.BootService/Token"
+	// BootServiceScriptProcedure is the fully-qualified name of the BootService's Script RPC.
+	BootServiceScriptProcedure = "/ingot.v1.BootService/Script"
 )
 
 // BootServiceClient is a client for the ingot.v1.BootService service.
@@ -47,6 +49,9 @@ type BootServiceClient interface {
 	// Token exchanges a boot id for a token of that machine. It is granted once,
 	// inside a boot window, to the port the boot began on.
 	Token(context.Context, *connect.Request[v1.BootServiceTokenRequest]) (*connect.Response[v1.BootServiceTokenResponse], error)
+	// Script tells what iPXE shall boot, as it is now, and records that it was
+	// asked for.
+	Script(context.Context, *connect.Request[v1.BootServiceScriptRequest]) (*connect.Response[v1.BootServiceScriptResponse], error)
 }
 
 // NewBootServiceClient constructs a client for the ingot.v1.BootService service. By default, it
@@ -72,13 +77,20 @@ func NewBootServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(bootServiceMethods.ByName("Token")),
 			connect.WithClientOptions(opts...),
 		),
+		script: connect.NewClient[v1.BootServiceScriptRequest, v1.BootServiceScriptResponse](
+			httpClient,
+			baseURL+BootServiceScriptProcedure,
+			connect.WithSchema(bootServiceMethods.ByName("Script")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // bootServiceClient implements BootServiceClient.
 type bootServiceClient struct {
-	begin *connect.Client[v1.BootServiceBeginRequest, v1.BootServiceBeginResponse]
-	token *connect.Client[v1.BootServiceTokenRequest, v1.BootServiceTokenResponse]
+	begin  *connect.Client[v1.BootServiceBeginRequest, v1.BootServiceBeginResponse]
+	token  *connect.Client[v1.BootServiceTokenRequest, v1.BootServiceTokenResponse]
+	script *connect.Client[v1.BootServiceScriptRequest, v1.BootServiceScriptResponse]
 }
 
 // Begin calls ingot.v1.BootService.Begin.
@@ -91,6 +103,11 @@ func (c *bootServiceClient) Token(ctx context.Context, req *connect.Request[v1.B
 	return c.token.CallUnary(ctx, req)
 }
 
+// Script calls ingot.v1.BootService.Script.
+func (c *bootServiceClient) Script(ctx context.Context, req *connect.Request[v1.BootServiceScriptRequest]) (*connect.Response[v1.BootServiceScriptResponse], error) {
+	return c.script.CallUnary(ctx, req)
+}
+
 // BootServiceHandler is an implementation of the ingot.v1.BootService service.
 type BootServiceHandler interface {
 	// Begin starts a boot: it returns a fresh boot id, which is also the nonce
@@ -99,6 +116,9 @@ type BootServiceHandler interface {
 	// Token exchanges a boot id for a token of that machine. It is granted once,
 	// inside a boot window, to the port the boot began on.
 	Token(context.Context, *connect.Request[v1.BootServiceTokenRequest]) (*connect.Response[v1.BootServiceTokenResponse], error)
+	// Script tells what iPXE shall boot, as it is now, and records that it was
+	// asked for.
+	Script(context.Context, *connect.Request[v1.BootServiceScriptRequest]) (*connect.Response[v1.BootServiceScriptResponse], error)
 }
 
 // NewBootServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -120,12 +140,20 @@ func NewBootServiceHandler(svc BootServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(bootServiceMethods.ByName("Token")),
 		connect.WithHandlerOptions(opts...),
 	)
+	bootServiceScriptHandler := connect.NewUnaryHandler(
+		BootServiceScriptProcedure,
+		svc.Script,
+		connect.WithSchema(bootServiceMethods.ByName("Script")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ingot.v1.BootService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case BootServiceBeginProcedure:
 			bootServiceBeginHandler.ServeHTTP(w, r)
 		case BootServiceTokenProcedure:
 			bootServiceTokenHandler.ServeHTTP(w, r)
+		case BootServiceScriptProcedure:
+			bootServiceScriptHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -141,4 +169,8 @@ func (UnimplementedBootServiceHandler) Begin(context.Context, *connect.Request[v
 
 func (UnimplementedBootServiceHandler) Token(context.Context, *connect.Request[v1.BootServiceTokenRequest]) (*connect.Response[v1.BootServiceTokenResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.BootService.Token is not implemented"))
+}
+
+func (UnimplementedBootServiceHandler) Script(context.Context, *connect.Request[v1.BootServiceScriptRequest]) (*connect.Response[v1.BootServiceScriptResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.BootService.Script is not implemented"))
 }

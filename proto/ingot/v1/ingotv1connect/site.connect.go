@@ -43,6 +43,8 @@ const (
 	SiteServiceDoneProcedure = "/ingot.v1.SiteService/Done"
 	// SiteServiceCachedProcedure is the fully-qualified name of the SiteService's Cached RPC.
 	SiteServiceCachedProcedure = "/ingot.v1.SiteService/Cached"
+	// SiteServiceCertificateProcedure is the fully-qualified name of the SiteService's Certificate RPC.
+	SiteServiceCertificateProcedure = "/ingot.v1.SiteService/Certificate"
 )
 
 // SiteServiceClient is a client for the ingot.v1.SiteService service.
@@ -62,6 +64,10 @@ type SiteServiceClient interface {
 	// Cached reports what the image cache found at the wanted urls, and which
 	// boot medium it serves.
 	Cached(context.Context, *connect.Request[v1.SiteServiceCachedRequest]) (*connect.Response[v1.SiteServiceCachedResponse], error)
+	// Certificate signs the key with which the site serves boot files, for its
+	// addresses in the boot network: those on the fabric's service ports, and no
+	// others.
+	Certificate(context.Context, *connect.Request[v1.SiteServiceCertificateRequest]) (*connect.Response[v1.SiteServiceCertificateResponse], error)
 }
 
 // NewSiteServiceClient constructs a client for the ingot.v1.SiteService service. By default, it
@@ -105,16 +111,23 @@ func NewSiteServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(siteServiceMethods.ByName("Cached")),
 			connect.WithClientOptions(opts...),
 		),
+		certificate: connect.NewClient[v1.SiteServiceCertificateRequest, v1.SiteServiceCertificateResponse](
+			httpClient,
+			baseURL+SiteServiceCertificateProcedure,
+			connect.WithSchema(siteServiceMethods.ByName("Certificate")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // siteServiceClient implements SiteServiceClient.
 type siteServiceClient struct {
-	wanted     *connect.Client[v1.SiteServiceWantedRequest, v1.SiteServiceWantedResponse]
-	report     *connect.Client[v1.SiteServiceReportRequest, v1.SiteServiceReportResponse]
-	discovered *connect.Client[v1.SiteServiceDiscoveredRequest, v1.SiteServiceDiscoveredResponse]
-	done       *connect.Client[v1.SiteServiceDoneRequest, v1.SiteServiceDoneResponse]
-	cached     *connect.Client[v1.SiteServiceCachedRequest, v1.SiteServiceCachedResponse]
+	wanted      *connect.Client[v1.SiteServiceWantedRequest, v1.SiteServiceWantedResponse]
+	report      *connect.Client[v1.SiteServiceReportRequest, v1.SiteServiceReportResponse]
+	discovered  *connect.Client[v1.SiteServiceDiscoveredRequest, v1.SiteServiceDiscoveredResponse]
+	done        *connect.Client[v1.SiteServiceDoneRequest, v1.SiteServiceDoneResponse]
+	cached      *connect.Client[v1.SiteServiceCachedRequest, v1.SiteServiceCachedResponse]
+	certificate *connect.Client[v1.SiteServiceCertificateRequest, v1.SiteServiceCertificateResponse]
 }
 
 // Wanted calls ingot.v1.SiteService.Wanted.
@@ -142,6 +155,11 @@ func (c *siteServiceClient) Cached(ctx context.Context, req *connect.Request[v1.
 	return c.cached.CallUnary(ctx, req)
 }
 
+// Certificate calls ingot.v1.SiteService.Certificate.
+func (c *siteServiceClient) Certificate(ctx context.Context, req *connect.Request[v1.SiteServiceCertificateRequest]) (*connect.Response[v1.SiteServiceCertificateResponse], error) {
+	return c.certificate.CallUnary(ctx, req)
+}
+
 // SiteServiceHandler is an implementation of the ingot.v1.SiteService service.
 type SiteServiceHandler interface {
 	// Wanted streams the wanted state of the partition: at once, and whenever
@@ -159,6 +177,10 @@ type SiteServiceHandler interface {
 	// Cached reports what the image cache found at the wanted urls, and which
 	// boot medium it serves.
 	Cached(context.Context, *connect.Request[v1.SiteServiceCachedRequest]) (*connect.Response[v1.SiteServiceCachedResponse], error)
+	// Certificate signs the key with which the site serves boot files, for its
+	// addresses in the boot network: those on the fabric's service ports, and no
+	// others.
+	Certificate(context.Context, *connect.Request[v1.SiteServiceCertificateRequest]) (*connect.Response[v1.SiteServiceCertificateResponse], error)
 }
 
 // NewSiteServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -198,6 +220,12 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(siteServiceMethods.ByName("Cached")),
 		connect.WithHandlerOptions(opts...),
 	)
+	siteServiceCertificateHandler := connect.NewUnaryHandler(
+		SiteServiceCertificateProcedure,
+		svc.Certificate,
+		connect.WithSchema(siteServiceMethods.ByName("Certificate")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ingot.v1.SiteService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SiteServiceWantedProcedure:
@@ -210,6 +238,8 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 			siteServiceDoneHandler.ServeHTTP(w, r)
 		case SiteServiceCachedProcedure:
 			siteServiceCachedHandler.ServeHTTP(w, r)
+		case SiteServiceCertificateProcedure:
+			siteServiceCertificateHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -237,4 +267,8 @@ func (UnimplementedSiteServiceHandler) Done(context.Context, *connect.Request[v1
 
 func (UnimplementedSiteServiceHandler) Cached(context.Context, *connect.Request[v1.SiteServiceCachedRequest]) (*connect.Response[v1.SiteServiceCachedResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.SiteService.Cached is not implemented"))
+}
+
+func (UnimplementedSiteServiceHandler) Certificate(context.Context, *connect.Request[v1.SiteServiceCertificateRequest]) (*connect.Response[v1.SiteServiceCertificateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.SiteService.Certificate is not implemented"))
 }
