@@ -130,6 +130,7 @@ func (s bmcs) Update(ctx context.Context, req *connect.Request[ingotv1.BMCServic
 			}
 			set(&b.User, req.Msg.User)
 			set(&b.Ca, req.Msg.Ca)
+			set(&b.BootMedium, req.Msg.BootMedium)
 			updateLabels(b.GetMeta(), req.Msg.GetLabels())
 			return nil
 		}); err != nil || sealed == nil {

@@ -96,6 +96,23 @@ func (s boots) Token(ctx context.Context, req *connect.Request[ingotv1.BootServi
 	return connect.NewResponse(&ingotv1.BootServiceTokenResponse{Token: signed, Expires: t.GetToken().GetExpires()}), nil
 }
 
+// Script implements ingot.v1. A machine that asked in vain is told so in its
+// story.
+func (s boots) Script(ctx context.Context, req *connect.Request[ingotv1.BootServiceScriptRequest]) (*connect.Response[ingotv1.BootServiceScriptResponse], error) {
+	k, err := knock(req.Msg)
+	if err != nil {
+		return nil, err
+	}
+	var out *ingotv1.BootServiceScriptResponse
+	if err := s.update(ctx, func(tx *store.Tx) (err error) {
+		out, err = machine.Script(tx, k)
+		return err
+	}); err != nil {
+		return nil, s.refused(ctx, req.Msg.GetUuid(), err)
+	}
+	return connect.NewResponse(out), nil
+}
+
 // Dhcp implements the v2 API: a server asks for its boot image over PXE.
 func (s infraBoots) Dhcp(ctx context.Context, req *infrav2.BootServiceDhcpRequest) (*infrav2.BootServiceDhcpResponse, error) {
 	return &infrav2.BootServiceDhcpResponse{}, s.update(ctx, func(tx *store.Tx) error {

@@ -89,15 +89,9 @@ func (s leaves) Certificate(ctx context.Context, req *connect.Request[ingotv1.Le
 	if err != nil {
 		return nil, err
 	}
-	csr, err := x509.ParseCertificateRequest(req.Msg.GetRequest())
-	if err == nil {
-		err = csr.CheckSignature()
-	}
+	csr, err := requestOf(req.Msg.GetRequest())
 	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, "certificate request", "is not one that its key has signed", err).Do("send PKCS #10 in DER form")
-	}
-	if _, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok {
-		return nil, fault.Newf(fault.Invalid, "certificate request", "has a key of type %s", csr.PublicKeyAlgorithm).Do("make an ECDSA key")
+		return nil, err
 	}
 	f, err := records.Fabrics.Get(s.view(ctx), l.GetPartition())
 	if err != nil {
@@ -108,6 +102,22 @@ func (s leaves) Certificate(ctx context.Context, req *connect.Request[ingotv1.Le
 		return nil, err
 	}
 	return connect.NewResponse(&ingotv1.LeafServiceCertificateResponse{Certificates: chain[:1]}), nil
+}
+
+// requestOf reads a certificate request, whose signature proves that the sender
+// has the key.
+func requestOf(der []byte) (*x509.CertificateRequest, error) {
+	csr, err := x509.ParseCertificateRequest(der)
+	if err == nil {
+		err = csr.CheckSignature()
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, "certificate request", "is not one that its key has signed", err).Do("send PKCS #10 in DER form")
+	}
+	if _, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok {
+		return nil, fault.Newf(fault.Invalid, "certificate request", "has a key of type %s", csr.PublicKeyAlgorithm).Do("make an ECDSA key")
+	}
+	return csr, nil
 }
 
 // own checks that a switch is a leaf, and one the caller may speak for.

@@ -39,7 +39,7 @@ func (d *datacenter) newBMC(id, uuid string) (*lab.BMC, *lab.Shell) {
 	log := slog.New(slog.DiscardHandler)
 	part, err := farsite.NewBMCs(farsite.BMCsConfig{
 		Partition: partition1, API: api, Dir: d.t.TempDir(), Every: 50 * time.Millisecond, Log: log,
-		Medium: func() (*ingotv1.Medium, <-chan struct{}) { return nil, nil },
+		Medium: func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{}) { return nil, nil },
 	})
 	check(d.t, err)
 	ctx, cancel := context.WithCancel(context.Background())

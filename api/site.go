@@ -2,14 +2,15 @@ package api
 
 import (
 	"context"
-	"errors"
+	"net/netip"
+	"slices"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/ingot-cloud/ingot/fault"
 	"github.com/ingot-cloud/ingot/machine"
+	"github.com/ingot-cloud/ingot/network"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 	"github.com/ingot-cloud/ingot/records"
@@ -90,6 +91,9 @@ func (s *Server) wanted(r store.Reader, partition string) (*ingotv1.SiteWanted, 
 		if o, ok := records.Operations.Peek(r, bmc.GetMachine()); ok && o.GetListener() != listenerOf(partition) {
 			bmc.Operation = nil // somebody else carries it out
 		}
+		if bmc.GetBootMedium() == ingotv1.BootMedium_BOOT_MEDIUM_IPXE {
+			bmc.Authority = w.GetCa() // everything else has it inside
+		}
 		if bmc.Password, err = s.unseal(r, records.BMCPasswordKey(partition, b.GetId())); err != nil {
 			return nil, err
 		}
@@ -150,17 +154,37 @@ func (s sites) Cached(ctx context.Context, req *connect.Request[ingotv1.SiteServ
 		}
 	}
 	return connect.NewResponse(&ingotv1.SiteServiceCachedResponse{}), s.update(ctx, func(tx *store.Tx) error {
-		site, err := records.Sites.Get(tx, req.Msg.GetPartition())
-		if errors.Is(err, fault.NotFound) {
-			site, err = &ingotv1.Site{Partition: req.Msg.GetPartition()}, nil
-		}
-		if err != nil {
-			return err
-		}
-		if m := req.Msg.GetMedium(); m != nil { // reports of images say nothing of it
-			site.Medium = m
-		}
-		site.Seen = timestamppb.New(tx.Now())
-		return records.Sites.Put(tx, site)
+		return machine.Served(tx, req.Msg.GetPartition(), req.Msg.GetMedium(), req.Msg.GetBootFiles())
 	})
+}
+
+// Certificate implements ingot.v1. The addresses must be those of the
+// partition's service ports: a management server does not speak for servers or
+// for metal-boot.
+func (s sites) Certificate(ctx context.Context, req *connect.Request[ingotv1.SiteServiceCertificateRequest]) (*connect.Response[ingotv1.SiteServiceCertificateResponse], error) {
+	csr, err := requestOf(req.Msg.GetRequest())
+	if err != nil {
+		return nil, err
+	}
+	f, err := records.Fabrics.Get(s.view(ctx), req.Msg.GetPartition())
+	if err != nil {
+		return nil, err
+	}
+	var hosts []string
+	for _, ip := range csr.IPAddresses {
+		a, _ := netip.AddrFromSlice(ip)
+		if !slices.ContainsFunc(network.Caches(s.view(ctx), f), func(p string) bool { return netip.MustParsePrefix(p).Contains(a) }) {
+			return nil, fault.Newf(fault.Denied, "certificate request", "address %s is on none of the service ports of partition %s", a, req.Msg.GetPartition()).
+				Do("name the ports to the management server in the partition's fabric")
+		}
+		hosts = append(hosts, a.String())
+	}
+	if len(hosts) == 0 {
+		return nil, fault.New(fault.Invalid, "certificate request", "is for no address", "ask for those of the boot network")
+	}
+	chain, err := s.certify(csr.PublicKey, "site of "+req.Msg.GetPartition(), hosts, s.cfg.Now().Add(leafLife))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&ingotv1.SiteServiceCertificateResponse{Certificates: chain[:1]}), nil
 }

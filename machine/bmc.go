@@ -163,7 +163,9 @@ func storeStatus(tx *store.Tx, was, now *privatev1.BMCStatus) error {
 // override of an allocated machine are touched only as long as it is not
 // installed or still boots from the medium; those of a locked one never are.
 func Wanted(r store.Reader, b *ingotv1.BMC) *ingotv1.BMCWanted {
-	w := &ingotv1.BMCWanted{Id: b.GetId(), Address: b.GetAddress(), User: b.GetUser(), Ca: b.GetCa()}
+	w := &ingotv1.BMCWanted{
+		Id: b.GetId(), Address: b.GetAddress(), User: b.GetUser(), Ca: b.GetCa(), BootMedium: Medium(r, b.GetPartition(), b),
+	}
 	status, _ := records.BMCStatuses.Peek(r, records.BMCKey(b.GetPartition(), b.GetId()))
 	w.Machine = status.GetStatus().GetMachine()
 	m, ok := records.Machines.Peek(r, w.GetMachine())

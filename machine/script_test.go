@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -545,6 +546,7 @@ func init() {
 			return strings.Join(out, "\n"), err
 		},
 	}
+	maps.Copy(verbs, mediumVerbs)
 }
 
 // knock reads machine, leaf and port.

@@ -33,7 +33,7 @@ type signs struct {
 // expected are the signs of each phase, in the order in which they arrive.
 var expected = [phases][]func(*signs){
 	discovered:       {(*signs).answer, (*signs).operation},
-	poweringOn:       {(*signs).answer, (*signs).operation, (*signs).powered, (*signs).medium, (*signs).links, (*signs).inBootVRF, (*signs).knock},
+	poweringOn:       {(*signs).answer, (*signs).operation, (*signs).powered, (*signs).medium, (*signs).authority, (*signs).links, (*signs).inBootVRF, (*signs).script, (*signs).knock},
 	booting:          {(*signs).powered, (*signs).knock, (*signs).window},
 	preparing:        {(*signs).powered, (*signs).agent},
 	registering:      {(*signs).powered, (*signs).agent},
@@ -192,8 +192,8 @@ func (s *signs) knock() {
 func (s *signs) refusal() string {
 	e, _ := records.Events.Peek(s.r, s.m.GetUuid())
 	for _, step := range e.GetSteps() {
-		if step.GetTime().AsTime().Before(s.since) {
-			break
+		if step.GetTime().AsTime().Before(s.since) || step.GetStep() == scriptStep {
+			break // an earlier refusal is history
 		}
 		if step.GetStep() == refusedStep {
 			return step.GetMessage()

@@ -40,7 +40,7 @@ func Leaf(r store.Reader, switchID string) (*ingotv1.LeafConfiguration, error) {
 		Switch: switchID, Partition: l.GetPartition(), Asn: l.GetAsn(), Loopback: l.GetLoopback(), Uplinks: slices.Sorted(slices.Values(l.GetUplinks())),
 		Boot: &ingotv1.LeafBoot{
 			Vrf: VRF(f.GetBootVni()), Vni: f.GetBootVni(), Prefix: l.GetBootPrefix(), Address: f.GetBootAddress(), Domain: f.GetBootDomain(),
-			Caches: caches(r, f),
+			Caches: Caches(r, f),
 		},
 	}
 	vrfs := map[uint32]bool{}
@@ -225,8 +225,8 @@ func accepted(r store.Reader, machine string, a *apiv2.MachineAllocation) []neti
 	return ipam.Compact(out)
 }
 
-// caches returns the prefixes of the ports that lead to image caches.
-func caches(r store.Reader, f *ingotv1.Fabric) []string {
+// Caches returns the prefixes of the ports that lead to image caches.
+func Caches(r store.Reader, f *ingotv1.Fabric) []string {
 	var out []string
 	for _, s := range f.GetServicePorts() {
 		if l, ok := records.Leaves.Peek(r, s.GetSwitch()); ok && l.GetPartition() == f.GetPartition() {

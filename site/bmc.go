@@ -34,9 +34,9 @@ type BMCsConfig struct {
 	// Dir is where finished operations are remembered, so that a power action
 	// is not repeated because its report was lost.
 	Dir string
-	// Medium returns the boot medium that is served, nil if there is none, and
-	// a channel that is closed when there is another one.
-	Medium func() (*ingotv1.Medium, <-chan struct{})
+	// Medium returns the boot medium of a kind that is served, nil if there is
+	// none, and a channel that is closed when there is another one.
+	Medium func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{})
 	// Every is how often each BMC is looked at; a minute if zero.
 	Every time.Duration
 	// Grace is how long an operating system may take to shut down before the
@@ -131,7 +131,7 @@ func (b *BMCs) attend(ctx context.Context, id string, news <-chan *ingotv1.BMCWa
 	failures := 0
 	for ctx.Err() == nil {
 		again := b.cfg.Every
-		_, remade := b.cfg.Medium()
+		_, remade := b.cfg.Medium(want.GetBootMedium())
 		complete, err := b.Step(ctx, want)
 		switch {
 		case err != nil && ctx.Err() == nil:
@@ -157,7 +157,8 @@ func (b *BMCs) attend(ctx context.Context, id string, news <-chan *ingotv1.BMCWa
 
 func sameWanted(a, b *ingotv1.BMCWanted) bool {
 	return a.GetAddress() == b.GetAddress() && a.GetUser() == b.GetUser() && a.GetPassword() == b.GetPassword() && a.GetCa() == b.GetCa() &&
-		a.GetMachine() == b.GetMachine() && a.GetEnforce() == b.GetEnforce() && a.GetMedium() == b.GetMedium() && a.GetOperation().GetId() == b.GetOperation().GetId()
+		a.GetMachine() == b.GetMachine() && a.GetEnforce() == b.GetEnforce() && a.GetMedium() == b.GetMedium() && a.GetOperation().GetId() == b.GetOperation().GetId() &&
+		a.GetBootMedium() == b.GetBootMedium() && a.GetAuthority() == b.GetAuthority()
 }
 
 // A session is kept with a BMC from one look to the next: logging in and out
@@ -172,6 +173,7 @@ type session struct {
 type driver interface {
 	bmc.Inspector
 	controller
+	bmc.Truster
 	Close(ctx context.Context)
 }
 
@@ -269,11 +271,15 @@ func (b *BMCs) look(ctx context.Context, want *ingotv1.BMCWanted, report *ingotv
 		return inv.Complete, misplaced(want, report.GetMachine())
 	}
 	// A BMC that takes no medium can still be asked to switch the power.
-	touched := want.GetOperation().GetId() != ""
+	touched, trusted := want.GetOperation().GetId() != "", false
+	defer func() { b.qualify(report.GetStatus().GetMedium(), trusted) }()
 	var unable error
 	if want.GetEnforce() {
-		wrote, err := b.enforce(ctx, c, want, inv.State)
-		touched, unable = touched || wrote, err
+		var wrote bool
+		if trusted, unable = b.trust(ctx, c, want); unable == nil {
+			wrote, unable = b.enforce(ctx, c, want, inv.State)
+		}
+		touched = touched || wrote
 	}
 	if unable != nil && want.GetOperation().GetAction() == ingotv1.OperationAction_OPERATION_ACTION_BOOT_MEDIUM {
 		return inv.Complete, unable // it can wait, and would fail for the same reason
@@ -302,7 +308,7 @@ func (b *BMCs) enforce(ctx context.Context, c controller, want *ingotv1.BMCWante
 		}
 		return true, c.SetBoot(ctx, bmc.None, bmc.Disabled)
 	}
-	medium, _ := b.cfg.Medium()
+	medium, _ := b.cfg.Medium(want.GetBootMedium())
 	if medium.GetUrl() == "" {
 		return false, fault.New(fault.Precondition, "partition "+b.cfg.Partition, "has no boot medium yet", "look at the site's boot part and the partition's boot configuration")
 	}
@@ -319,4 +325,36 @@ func (b *BMCs) enforce(ctx context.Context, c controller, want *ingotv1.BMCWante
 		err = c.SetBoot(ctx, bmc.CD, bmc.Once)
 	}
 	return true, err
+}
+
+// trust has the server's firmware trust the authority that the medium needs,
+// and reports whether it does. A BMC that cannot bring that about is no error:
+// iPXE may have been built with the authority.
+func (b *BMCs) trust(ctx context.Context, c bmc.Truster, want *ingotv1.BMCWanted) (bool, error) {
+	if !want.GetMedium() || want.GetAuthority() == "" {
+		return true, nil
+	}
+	switch added, err := c.Trust(ctx, []byte(want.GetAuthority())); {
+	case errors.Is(err, fault.Unimplemented):
+		return false, nil
+	case err != nil:
+		return false, err
+	case added:
+		b.cfg.Log.Info("the firmware was given the partition's authority", "bmc", want.GetId())
+	}
+	return true, nil
+}
+
+// qualify says what the medium is that a BMC presents, and whether it is
+// trusted.
+func (b *BMCs) qualify(is *ingotv1.BootMediumStatus, trusted bool) {
+	if is == nil {
+		return
+	}
+	is.Trusted = trusted
+	for _, kind := range []ingotv1.BootMedium{ingotv1.BootMedium_BOOT_MEDIUM_UKI, ingotv1.BootMedium_BOOT_MEDIUM_IPXE} {
+		if m, _ := b.cfg.Medium(kind); m.GetUrl() != "" && m.GetUrl() == is.GetUrl() && is.GetInserted() {
+			is.Kind = kind
+		}
+	}
 }

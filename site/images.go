@@ -129,8 +129,8 @@ func same(a, b *ingotv1.ImageCached) bool {
 }
 
 // BootAddresses returns a function that lists where this host is reached in
-// the boot network: the global IPv6 addresses of the named ports.
-func BootAddresses(ports []string, port string) func() []*url.URL {
+// the boot network by a scheme: the global IPv6 addresses of the named ports.
+func BootAddresses(scheme string, ports []string, port string) func() []*url.URL {
 	return func() []*url.URL {
 		var out []*url.URL
 		for _, name := range ports {
@@ -144,7 +144,7 @@ func BootAddresses(ports []string, port string) func() []*url.URL {
 			}
 			for _, a := range addrs {
 				if n, ok := a.(*net.IPNet); ok && n.IP.To4() == nil && n.IP.IsGlobalUnicast() {
-					out = append(out, &url.URL{Scheme: "http", Host: net.JoinHostPort(n.IP.String(), port)})
+					out = append(out, &url.URL{Scheme: scheme, Host: net.JoinHostPort(n.IP.String(), port)})
 				}
 			}
 		}

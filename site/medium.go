@@ -1,9 +1,11 @@
 package site
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +14,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,24 +28,22 @@ import (
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
 )
 
-// Media builds the partition's boot medium and serves it to the BMCs. What
-// changes at the wanted urls is on the medium within a minute, and in effect
-// at the next boot.
+// Media builds the partition's boot media, one of each kind that is wanted, and
+// serves them to the BMCs. What changes at the wanted urls is on the medium
+// within a minute, and in effect at the next boot.
 type Media struct {
-	partition string
-	api       ingotv1connect.SiteServiceClient
-	dir       string
-	base      *url.URL
-	stub      string
-	client    *http.Client
-	log       *slog.Logger
-
+	cfg            MediaConfig
 	kernel, initrd download
-	inputs         string // digest of what the current medium was built from
 
 	mu     sync.Mutex
-	medium *ingotv1.Medium
+	served map[ingotv1.BootMedium]served
 	remade chan struct{} // closed and replaced when there is another medium
+}
+
+// served is a medium and the digest of what it was built from.
+type served struct {
+	medium *ingotv1.Medium
+	inputs string
 }
 
 // MediaConfig of Media.
@@ -55,6 +56,12 @@ type MediaConfig struct {
 	URL *url.URL
 	// Stub is systemd's EFI stub (package systemd-boot-efi in Debian).
 	Stub string
+	// IPXE is iPXE for UEFI, with HTTPS and ECDSA (package ipxe in Debian, from
+	// version 2.0); needed only where a machine shall boot it.
+	IPXE string
+	// Files serves what iPXE loads; nil if this host is not in the boot
+	// network.
+	Files *Files
 	// Client fetches kernel and initrd.
 	Client *http.Client
 	Log    *slog.Logger
@@ -65,124 +72,202 @@ func NewMedia(c MediaConfig) (*Media, error) {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	return &Media{partition: c.Partition, api: c.API, dir: c.Dir, base: c.URL, stub: c.Stub, client: c.Client, log: c.Log, remade: make(chan struct{})}, nil
+	return &Media{cfg: c, served: map[ingotv1.BootMedium]served{}, remade: make(chan struct{})}, nil
 }
 
 // Name implements Part.
 func (m *Media) Name() string { return "boot" }
 
 // Run implements Part.
-func (m *Media) Run(ctx context.Context, wanted Wanted) { follow(ctx, m.log, m.Name(), wanted, m.Step) }
+func (m *Media) Run(ctx context.Context, wanted Wanted) {
+	follow(ctx, m.cfg.Log, m.Name(), wanted, m.Step)
+}
 
-// Medium returns the medium that is served, nil if there is none yet, and a
-// channel that is closed when there is another one.
-func (m *Media) Medium() (*ingotv1.Medium, <-chan struct{}) {
+// Medium returns the medium of a kind that is served, nil if there is none yet,
+// and a channel that is closed when there is another one of any kind.
+func (m *Media) Medium(kind ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.medium, m.remade
+	return m.served[kind].medium, m.remade
 }
 
 // refetch is how often the wanted urls are looked at for new content.
 const refetch = time.Minute
 
-// Step builds the medium anew if anything it is made from
-// has changed, and reports it.
-func (m *Media) Step(ctx context.Context, w *ingotv1.SiteWanted) (time.Duration, error) {
-	medium, err := m.build(ctx, w)
-	if err == nil && medium == nil {
-		return refetch, nil // unchanged
+// kinds are the media that are wanted: the partition's, and those of machines
+// that boot another one.
+func kinds(w *ingotv1.SiteWanted) []ingotv1.BootMedium {
+	all := []ingotv1.BootMedium{ingotv1.BootMedium_BOOT_MEDIUM_UKI}
+	if k := w.GetFabric().GetBootMedium(); k != ingotv1.BootMedium_BOOT_MEDIUM_UNSPECIFIED {
+		all[0] = k
 	}
-	report := medium
+	for _, b := range w.GetBmcs() {
+		if k := b.GetBootMedium(); k != ingotv1.BootMedium_BOOT_MEDIUM_UNSPECIFIED && !slices.Contains(all, k) {
+			all = append(all, k)
+		}
+	}
+	return all
+}
+
+// Step builds the media anew of which anything has changed that they are made
+// from, and reports them.
+func (m *Media) Step(ctx context.Context, w *ingotv1.SiteWanted) (time.Duration, error) {
+	missing := m.fetch(ctx, w)
+	var failed error
+	for _, kind := range kinds(w) {
+		failed = errors.Join(failed, m.provide(ctx, w, kind, missing))
+	}
+	return refetch, failed
+}
+
+// fetch fetches kernel and initrd, if they have changed.
+func (m *Media) fetch(ctx context.Context, w *ingotv1.SiteWanted) error {
+	if w.GetKernelUrl() == "" || w.GetInitrdUrl() == "" {
+		return fault.New(fault.Precondition, "partition "+m.cfg.Partition, "has no boot configuration", "set kernel and image url of the partition")
+	}
+	if err := m.kernel.get(ctx, m.cfg.Client, w.GetKernelUrl()); err != nil {
+		return err
+	}
+	return m.initrd.get(ctx, m.cfg.Client, w.GetInitrdUrl())
+}
+
+// provide builds and reports one medium, unless nothing has changed; missing is
+// why kernel or initrd are not there.
+func (m *Media) provide(ctx context.Context, w *ingotv1.SiteWanted, kind ingotv1.BootMedium, missing error) error {
+	var made served
+	var files *ingotv1.BootFiles
+	err := missing
+	if err == nil {
+		made, err = m.build(w, kind)
+	}
+	if err == nil && kind == ingotv1.BootMedium_BOOT_MEDIUM_IPXE {
+		files, err = m.offer(ctx, w)
+	}
+	if err == nil && made.medium == nil && files == nil {
+		return nil // unchanged
+	}
+	old, _ := m.Medium(kind)
+	report := cmp.Or(made.medium, old)
 	if err != nil {
-		report = &ingotv1.Medium{Error: err.Error()}
-		if old, _ := m.Medium(); old != nil { // still served
+		report = &ingotv1.Medium{Kind: kind, Error: err.Error()}
+		if old != nil { // still served
 			report.Url, report.Sha256, report.Size, report.Built = old.GetUrl(), old.GetSha256(), old.GetSize(), old.GetBuilt()
 		}
-	} else {
+	} else if made.medium != nil {
 		m.mu.Lock()
-		m.medium = medium
+		m.served[kind] = made
 		close(m.remade)
 		m.remade = make(chan struct{})
 		m.mu.Unlock()
-		m.log.Info("boot medium built", "sha256", medium.GetSha256(), "bytes", medium.GetSize())
+		m.cfg.Log.Info("boot medium built", "kind", kind, "sha256", made.medium.GetSha256(), "bytes", made.medium.GetSize())
 	}
-	_, told := m.api.Cached(ctx, connect.NewRequest(&ingotv1.SiteServiceCachedRequest{Partition: m.partition, Medium: report}))
+	_, told := m.cfg.API.Cached(ctx, connect.NewRequest(&ingotv1.SiteServiceCachedRequest{Partition: m.cfg.Partition, Medium: report, BootFiles: files}))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if told != nil {
-		m.inputs = "" // report it again
-		return 0, unavailable("boot medium", "cannot be reported", told)
+	if told != nil { // report it again
+		m.mu.Lock()
+		m.served[kind] = served{medium: m.served[kind].medium}
+		m.mu.Unlock()
+		m.cfg.Files.untold()
+		return unavailable("boot medium", "cannot be reported", told)
 	}
-	return refetch, nil
+	return nil
 }
 
-// build returns a new medium, or nil if the current one is still right.
-func (m *Media) build(ctx context.Context, w *ingotv1.SiteWanted) (*ingotv1.Medium, error) {
-	if w.GetKernelUrl() == "" || w.GetInitrdUrl() == "" {
-		return nil, fault.New(fault.Precondition, "partition "+m.partition, "has no boot configuration", "set kernel and image url of the partition")
+// build returns a new medium; none if the current one is still right.
+func (m *Media) build(w *ingotv1.SiteWanted, kind ingotv1.BootMedium) (served, error) {
+	metalBoot := boot.URL(w.GetFabric().GetBootDomain(), w.GetFabric().GetBootAddress())
+	var program []byte // what the firmware starts
+	var err error
+	switch kind {
+	case ingotv1.BootMedium_BOOT_MEDIUM_IPXE:
+		if m.cfg.IPXE == "" {
+			return served{}, fault.New(fault.Precondition, "boot medium", "this site has no iPXE", "name the file with --ipxe-file")
+		}
+		program, err = os.ReadFile(m.cfg.IPXE)
+	default:
+		program, err = os.ReadFile(m.cfg.Stub)
 	}
-	if err := m.kernel.get(ctx, m.client, w.GetKernelUrl()); err != nil {
+	if err != nil {
+		return served{}, unavailable("boot medium", "its EFI program cannot be read", err)
+	}
+	inputs := digest(kind.String(), string(program), metalBoot.String())
+	if kind != ingotv1.BootMedium_BOOT_MEDIUM_IPXE {
+		inputs = digest(inputs, m.kernel.sha256, m.initrd.sha256, w.GetCommandLine(), w.GetCa())
+	}
+	m.mu.Lock()
+	same := inputs == m.served[kind].inputs
+	m.mu.Unlock()
+	if same {
+		return served{}, nil
+	}
+	medium := &ingotv1.Medium{Kind: kind, Built: timestamppb.Now()}
+	var iso []byte
+	if kind == ingotv1.BootMedium_BOOT_MEDIUM_IPXE {
+		iso, err = boot.IPXE{Partition: m.cfg.Partition, Program: program, Boot: metalBoot}.ISO()
+	} else {
+		medium.KernelSha256, medium.InitrdSha256 = m.kernel.sha256, m.initrd.sha256
+		iso, err = boot.Medium{
+			Partition: m.cfg.Partition, Stub: program, Kernel: m.kernel.data, Initrd: m.initrd.data,
+			CommandLine: w.GetCommandLine(), Boot: metalBoot, CA: []byte(w.GetCa()),
+		}.ISO()
+	}
+	if err != nil {
+		return served{}, err
+	}
+	sum := sha256.Sum256(iso)
+	medium.Sha256, medium.Size = hex.EncodeToString(sum[:]), uint64(len(iso))
+	medium.Url = m.cfg.URL.JoinPath(medium.GetSha256() + ".iso").String()
+	return served{medium, inputs}, m.keep(medium.GetSha256()+".iso", iso)
+}
+
+// offer makes kernel and initrd ready for iPXE; nil if they are so already.
+func (m *Media) offer(ctx context.Context, w *ingotv1.SiteWanted) (*ingotv1.BootFiles, error) {
+	if m.cfg.Files == nil {
+		return nil, fault.New(fault.Precondition, "boot files", "this host is not in the boot network", "name the ports that lead to leaves with --boot-ports")
+	}
+	initrd, err := boot.WithTrust(m.initrd.data, []byte(w.GetCa()))
+	if err != nil {
 		return nil, err
 	}
-	if err := m.initrd.get(ctx, m.client, w.GetInitrdUrl()); err != nil {
-		return nil, err
-	}
-	host := "[" + w.GetFabric().GetBootAddress() + "]"
-	if domain := w.GetFabric().GetBootDomain(); domain != "" {
-		host = "boot." + domain // the one name of metal-boot's zone
-	}
+	return m.cfg.Files.Offer(ctx, offer{m.kernel.url, m.initrd.url, m.kernel.data, initrd})
+}
+
+// digest is one of several texts, each with its length.
+func digest(texts ...string) string {
 	sum := sha256.New()
-	for _, s := range []string{m.kernel.sha256, m.initrd.sha256, w.GetCommandLine(), host, w.GetCa()} {
+	for _, s := range texts {
 		fmt.Fprintf(sum, "%d %s\n", len(s), s)
 	}
-	inputs := hex.EncodeToString(sum.Sum(nil))
-	if inputs == m.inputs {
-		return nil, nil
-	}
-	stub, err := os.ReadFile(m.stub)
-	if err != nil {
-		return nil, unavailable("boot medium", "the EFI stub cannot be read", err)
-	}
-	iso, err := boot.Medium{
-		Partition: m.partition, Stub: stub, Kernel: m.kernel.data, Initrd: m.initrd.data,
-		CommandLine: w.GetCommandLine(), Boot: &url.URL{Scheme: "https", Host: host}, CA: []byte(w.GetCa()),
-	}.ISO()
-	if err != nil {
-		return nil, err
-	}
-	digest := sha256.Sum256(iso)
-	name := hex.EncodeToString(digest[:]) + ".iso"
-	if err := m.keep(name, iso); err != nil {
-		return nil, err
-	}
-	m.inputs = inputs
-	return &ingotv1.Medium{
-		Url: m.base.JoinPath(name).String(), Sha256: hex.EncodeToString(digest[:]), Size: uint64(len(iso)),
-		KernelSha256: m.kernel.sha256, InitrdSha256: m.initrd.sha256, Built: timestamppb.Now(),
-	}, nil
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // keep writes a medium so that it is there whole or not at all, and removes
-// all but it and the one before: a BMC may be reading that one.
+// all but those that are served and the one before it: a BMC may be reading
+// that one.
 func (m *Media) keep(name string, iso []byte) error {
-	tmp := filepath.Join(m.dir, "new")
+	tmp := filepath.Join(m.cfg.Dir, "new")
 	if err := os.WriteFile(tmp, iso, 0o644); err != nil {
 		return unavailable("boot medium", "cannot be written", err)
 	}
-	if err := os.Rename(tmp, filepath.Join(m.dir, name)); err != nil {
+	if err := os.Rename(tmp, filepath.Join(m.cfg.Dir, name)); err != nil {
 		return unavailable("boot medium", "cannot be written", err)
 	}
-	served, _ := m.Medium()
-	before := path.Base(served.GetUrl())
-	found, err := filepath.Glob(filepath.Join(m.dir, "*.iso"))
+	stay := []string{name}
+	m.mu.Lock()
+	for _, s := range m.served {
+		stay = append(stay, path.Base(s.medium.GetUrl()))
+	}
+	m.mu.Unlock()
+	found, err := filepath.Glob(filepath.Join(m.cfg.Dir, "*.iso"))
 	if err != nil {
 		return err
 	}
 	for _, f := range found {
-		if b := filepath.Base(f); b != name && b != before {
+		if b := filepath.Base(f); !slices.Contains(stay, b) {
 			if err := os.Remove(f); err != nil {
-				m.log.Warn("an old boot medium stays", "file", b, "error", err)
+				m.cfg.Log.Warn("an old boot medium stays", "file", b, "error", err)
 			}
 		}
 	}
@@ -200,7 +285,7 @@ func (m *Media) Handler() http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/vnd.efi.iso")
 		w.Header().Set("ETag", `"`+strings.TrimSuffix(name, ".iso")+`"`)
-		http.ServeFile(w, r, filepath.Join(m.dir, name))
+		http.ServeFile(w, r, filepath.Join(m.cfg.Dir, name))
 	})
 }
 

@@ -119,7 +119,7 @@ func (b *BMCs) act(ctx context.Context, c controller, a ingotv1.OperationAction,
 		if err != nil {
 			return off, err
 		}
-		w := &ingotv1.BMCWanted{Id: want.GetId(), Medium: true}
+		w := &ingotv1.BMCWanted{Id: want.GetId(), Medium: true, BootMedium: want.GetBootMedium()}
 		if _, err := b.enforce(ctx, c, w, is); err != nil {
 			return off, err
 		}

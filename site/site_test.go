@@ -45,7 +45,10 @@ type control struct {
 	done   map[string][]*ingotv1.SiteServiceDoneRequest
 	images map[string]*ingotv1.ImageCached
 	medium *ingotv1.Medium
-	lose   int // answers to Done that get lost
+	files  *ingotv1.BootFiles
+	// certified are the addresses of each certificate that was asked for.
+	certified [][]net.IP
+	lose      int // answers to Done that get lost
 }
 
 func newControl(t *testing.T) (*control, ingotv1connect.SiteServiceClient) {
@@ -134,6 +137,9 @@ func (c *control) Cached(_ context.Context, r *connect.Request[ingotv1.SiteServi
 	if r.Msg.GetMedium() != nil {
 		c.medium = r.Msg.GetMedium()
 	}
+	if r.Msg.GetBootFiles() != nil {
+		c.files = r.Msg.GetBootFiles()
+	}
 	return connect.NewResponse(&ingotv1.SiteServiceCachedResponse{}), nil
 }
 
@@ -193,10 +199,16 @@ func newServer(t *testing.T, id string) server {
 // newServerOn is newServer with a file for its serial console, or without one.
 func newServerOn(t *testing.T, id, serial string) server {
 	t.Helper()
+	return newServerWith(t, id, serial, nil)
+}
+
+// newServerWith is newServerOn with a firmware that takes certificates.
+func newServerWith(t *testing.T, id, serial string, trust lab.Trust) server {
+	t.Helper()
 	shell, typed := &lab.Shell{}, &keys{}
 	b, err := lab.NewBMC(lab.BMCConfig{
 		Board: lab.Board{UUID: uuid, Serial: "SN-" + id, Manufacturer: "Ingot", Model: "Lab", BIOS: "2025.02", Firmware: "1.0", MAC: "02:00:00:00:00:0a"},
-		Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: t.TempDir(), Serial: serial, Setup: true,
+		Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: t.TempDir(), Serial: serial, Setup: true, Trust: trust,
 		Keyboard: typed.dial,
 	})
 	if err != nil {
@@ -221,16 +233,16 @@ func newServerOn(t *testing.T, id, serial string) server {
 }
 
 // medium is a boot medium that a BMC can fetch.
-func medium(t *testing.T) func() (*ingotv1.Medium, <-chan struct{}) {
+func medium(t *testing.T) func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{}) {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "medium") }))
 	t.Cleanup(s.Close)
-	return func() (*ingotv1.Medium, <-chan struct{}) {
+	return func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{}) {
 		return &ingotv1.Medium{Url: s.URL + "/boot.iso"}, nil
 	}
 }
 
-func newBMCs(t *testing.T, api ingotv1connect.SiteServiceClient, dir string, m func() (*ingotv1.Medium, <-chan struct{})) *site.BMCs {
+func newBMCs(t *testing.T, api ingotv1connect.SiteServiceClient, dir string, m func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{})) *site.BMCs {
 	t.Helper()
 	b, err := site.NewBMCs(site.BMCsConfig{Partition: partition, API: api, Dir: dir, Medium: m, Every: 50 * time.Millisecond, Grace: 100 * time.Millisecond, Log: quiet})
 	if err != nil {
@@ -245,7 +257,7 @@ func TestNewServerBootsTheMedium(t *testing.T) {
 	c, api := newControl(t)
 	s := newServer(t, "b1")
 	m := medium(t)
-	served, _ := m()
+	served, _ := m(ingotv1.BootMedium_BOOT_MEDIUM_UKI)
 	start(t, api, newBMCs(t, api, t.TempDir(), m))
 	c.want(func(w *ingotv1.SiteWanted) { w.Bmcs = []*ingotv1.BMCWanted{s.want} })
 	c.eventually(t, "the machine is found", func() bool { return c.bmcs["b1"].GetMachine() == uuid })
@@ -322,10 +334,10 @@ func TestAllocatedMachineIsLeftAlone(t *testing.T) {
 }
 
 func TestProblemsAreReported(t *testing.T) {
-	none := func() (*ingotv1.Medium, <-chan struct{}) { return nil, nil }
+	none := func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{}) { return nil, nil }
 	for name, x := range map[string]struct {
 		change func(*ingotv1.BMCWanted)
-		medium func() (*ingotv1.Medium, <-chan struct{})
+		medium func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{})
 		want   string
 	}{
 		"password":  {func(w *ingotv1.BMCWanted) { w.Password = "wr0ng-word" }, none, "password"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -27,9 +28,9 @@ import (
 type siteOptions struct {
 	apiURL, caFile, tokenFile, secretFile string
 	id, partition                         string
-	mediaListen, mediaURL, stub           string
+	mediaListen, mediaURL, stub, ipxe     string
 	bootPorts                             []string
-	cacheListen                           string
+	cacheListen, filesListen              string
 	cacheGiB                              int64
 	bmcInterval                           time.Duration
 	leaseFiles                            []string
@@ -46,8 +47,10 @@ func (o *siteOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.mediaListen, "media-listen", ":8080", "boot: host and port to serve boot media to BMCs on")
 	f.StringVar(&o.mediaURL, "media-url", "", "boot: url under which BMCs reach --media-listen")
 	f.StringVar(&o.stub, "efi-stub", "/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "boot: systemd's EFI stub")
-	f.StringSliceVar(&o.bootPorts, "boot-ports", nil, "cache: ports that lead to leaves; machines fetch images there")
+	f.StringVar(&o.ipxe, "ipxe-file", "", "boot: iPXE 2.0 or later for UEFI, where machines boot it; Debian's is /usr/lib/ipxe/ipxe.efi")
+	f.StringSliceVar(&o.bootPorts, "boot-ports", nil, "cache, boot: ports that lead to leaves; machines fetch images there, and iPXE what it boots")
 	f.StringVar(&o.cacheListen, "cache-port", "80", "cache: TCP port to serve images on")
+	f.StringVar(&o.filesListen, "boot-files-port", "443", "boot: TCP port to serve kernel and initrd to iPXE on")
 	f.Int64Var(&o.cacheGiB, "cache-gib", 50, "cache: how much space images may take")
 	f.DurationVar(&o.bmcInterval, "bmc-interval", time.Minute, "bmc: how often each BMC is looked at")
 	f.StringArrayVar(&o.leaseFiles, "lease-file", nil, "bmc: lease file of a DHCP server (ISC dhcpd, dnsmasq, Kea) to find BMCs by; may be repeated")
@@ -98,15 +101,24 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 	api := client.Of(c, ingotv1connect.NewSiteServiceClient)
 	g, ctx := errgroup.WithContext(ctx)
 	var run []site.Part
-	medium := func() (*ingotv1.Medium, <-chan struct{}) { return nil, nil }
+	medium := func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{}) { return nil, nil }
+	if len(o.bootPorts) > 0 {
+		if err := site.PreparePorts(o.bootPorts); err != nil {
+			return err
+		}
+	}
 	if slices.Contains(parts, "boot") {
 		base, err := url.Parse(o.mediaURL)
 		if err != nil {
 			return err
 		}
+		files, err := o.serveFiles(ctx, g, api)
+		if err != nil {
+			return err
+		}
 		m, err := site.NewMedia(site.MediaConfig{
-			Partition: o.partition, API: api, Dir: filepath.Join(dir, "media"), URL: base, Stub: o.stub,
-			Client: &http.Client{Timeout: 10 * time.Minute}, Log: log,
+			Partition: o.partition, API: api, Dir: filepath.Join(dir, "media"), URL: base, Stub: o.stub, IPXE: o.ipxe,
+			Files: files, Client: &http.Client{Timeout: 10 * time.Minute}, Log: log,
 		})
 		if err != nil {
 			return err
@@ -136,15 +148,12 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 		}
 	}
 	if slices.Contains(parts, "cache") {
-		if err := site.PreparePorts(o.bootPorts); err != nil {
-			return err
-		}
 		cache, err := image.OpenCache(filepath.Join(dir, "images"), o.cacheGiB<<30, image.Options{})
 		if err != nil {
 			return err
 		}
 		run = append(run, site.NewImages(site.ImagesConfig{
-			Partition: o.partition, API: api, Cache: cache, URLs: site.BootAddresses(o.bootPorts, o.cacheListen), Log: log,
+			Partition: o.partition, API: api, Cache: cache, URLs: site.BootAddresses("http", o.bootPorts, o.cacheListen), Log: log,
 		}))
 		for _, port := range o.bootPorts {
 			l, err := site.Listen(ctx, port, o.cacheListen)
@@ -161,6 +170,23 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 	})
 	log.Info("site: at work", "partition", o.partition, "id", o.id, "parts", strings.Join(parts, ","))
 	return g.Wait()
+}
+
+// serveFiles serves what iPXE loads, if this site has iPXE and is in the boot
+// network; nil if not.
+func (o *siteOptions) serveFiles(ctx context.Context, g *errgroup.Group, api ingotv1connect.SiteServiceClient) (*site.Files, error) {
+	if o.ipxe == "" || len(o.bootPorts) == 0 {
+		return nil, nil
+	}
+	files := site.NewFiles(site.FilesConfig{Partition: o.partition, API: api, URLs: site.BootAddresses("https", o.bootPorts, o.filesListen)})
+	for _, port := range o.bootPorts {
+		l, err := site.Listen(ctx, port, o.filesListen)
+		if err != nil {
+			return nil, err
+		}
+		g.Go(func() error { return serveHTTP(ctx, tls.NewListener(l, files.TLS()), files.Handler()) })
+	}
+	return files, nil
 }
 
 // serveHTTP serves until ctx ends.
