@@ -31,11 +31,22 @@ type Plan struct {
 	Servers int    // 3
 	// Debian offers the Debian image, too, which takes minutes to build once.
 	Debian bool
+	// Boot is the medium that servers boot: UKI.
+	Boot BootMedium
 	// Capture records every wire between servers and leaves from the start.
 	Capture bool
 	// Say tells a person what is going on.
 	Say func(format string, args ...any)
 }
+
+// A BootMedium is what servers boot, in the words of the catalogue.
+type BootMedium string
+
+// The boot media.
+const (
+	UKI  BootMedium = "uki"
+	IPXE BootMedium = "ipxe"
+)
 
 // A DataCenter is a control plane, two leaves, a management server and servers,
 // all on this machine, without root. The iron is virtual; the programs are the
@@ -85,6 +96,9 @@ var catalog string
 func (c *Cache) NewDataCenter(ctx context.Context, p Plan) (*DataCenter, error) {
 	if p.Servers < 1 {
 		p.Servers = 3
+	}
+	if p.Boot == "" {
+		p.Boot = UKI
 	}
 	if p.Say == nil {
 		p.Say = func(string, ...any) {}
@@ -291,7 +305,7 @@ func (d *DataCenter) tell(ctx, _ context.Context) error {
 	}
 	var text bytes.Buffer
 	if err := t.Execute(&text, map[string]any{
-		"Partition": Partition, "Origin": "http://" + net.JoinHostPort(hostSeen, port), "Leaves": leafNames, "SitePort": sitePort,
+		"Partition": Partition, "Boot": d.plan.Boot, "Origin": "http://" + net.JoinHostPort(hostSeen, port), "Leaves": leafNames, "SitePort": sitePort,
 		"KernelArguments": KernelArguments(), "Expires": time.Now().AddDate(1, 0, 0).UTC().Format(time.RFC3339), "Images": d.images, "BMCs": boards,
 	}); err != nil {
 		return err
@@ -407,6 +421,15 @@ func (d *DataCenter) startSite(ctx context.Context) error {
 	}
 	const stub = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 	files[stub] = File{From: p.Stub, Mode: 0o644}
+	ipxe := ""
+	if d.plan.Boot == IPXE {
+		program, err := d.cache.IPXE(ctx)
+		if err != nil {
+			return err
+		}
+		files["/usr/lib/ipxe/ipxe.efi"] = File{From: program, Mode: 0o644}
+		ipxe = " --ipxe-file /usr/lib/ipxe/ipxe.efi"
+	}
 	// The BMC of the first server has a lease. All BMCs share this machine's
 	// address and differ in their ports, so that only one can be found so.
 	const leases = "/var/lib/misc/dnsmasq.leases"
@@ -428,7 +451,7 @@ func (d *DataCenter) startSite(ctx context.Context) error {
 		Programs: map[string]string{"/usr/sbin/ingotd": filepath.Join(d.plan.Bin, "ingotd")},
 		Prepare:  management + "for p in boot0 boot1; do /bin/ip link set $p up; done",
 		Services: map[string]string{"ingotd": "exec /usr/sbin/ingotd serve --parts bmc,boot,cache --data-dir /var/lib/ingot " + d.joining(name) +
-			" --media-url http://" + media + " --media-listen :8080 --boot-ports boot0,boot1 --efi-stub " + stub + " --bmc-interval 10s --lease-file " + leases + " --lease-port " + leasePort},
+			" --media-url http://" + media + " --media-listen :8080 --boot-ports boot0,boot1 --efi-stub " + stub + ipxe + " --bmc-interval 10s --lease-file " + leases + " --lease-port " + leasePort},
 	})
 	if err != nil {
 		return err

@@ -43,6 +43,16 @@ var firmwareRoot = debianRoot{
 	},
 }
 
+// ipxeRoot holds iPXE. Those of Debian 12 and 13 do not know the kind of
+// certificates that Ingot's authority makes (ECDSA).
+var ipxeRoot = debianRoot{
+	suite:    "forky",
+	packages: []string{"ipxe"},
+	pins: map[string]string{
+		"ipxe_2.0.0+dfsg-5_all.deb": "f0f2b3df949f3207e2ca5c1324d23d0ad94a968c3d53e18ed8ea57b12f24a4bb",
+	},
+}
+
 // unpack returns the folder of the unpacked tree of r: the tree is below
 // "root", the list of its packages with their sums in "manifest".
 func (c *Cache) unpack(ctx context.Context, r debianRoot) (string, error) {

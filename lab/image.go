@@ -31,6 +31,12 @@ func (c *Cache) Firmware(ctx context.Context) (Firmware, error) {
 	return Firmware{Code: filepath.Join(at, "OVMF_CODE_4M.fd"), Vars: filepath.Join(at, "OVMF_VARS_4M.fd"), Version: version}, nil
 }
 
+// IPXE returns the file of iPXE as an EFI program.
+func (c *Cache) IPXE(ctx context.Context) (string, error) {
+	dir, err := c.unpack(ctx, ipxeRoot)
+	return filepath.Join(dir, "root/usr/lib/ipxe/ipxe-amd64.efi"), err
+}
+
 // Parts are the files boot images and guests are made of, in one unpacked
 // Debian tree.
 type Parts struct {

@@ -56,6 +56,9 @@ type BMCConfig struct {
 	Delay time.Duration
 	// Setup says that the server's firmware has a menu that can be asked for.
 	Setup bool
+	// Trust is the server whose firmware takes certificates; nil if it takes
+	// none.
+	Trust Trust
 	// Serial is a file with everything that the server prints on its serial
 	// console, which the BMC then serves over SSH; empty if it does not.
 	Serial string
@@ -85,7 +88,8 @@ type BMC struct {
 	tasks     map[string]func(http.ResponseWriter, *http.Request)
 	pretended Override // what is shown while IgnoresOverride
 
-	media drive
+	media  drive
+	trusts authorities
 }
 
 // A session is a client that has logged in.
@@ -381,6 +385,8 @@ func (b *BMC) post(w http.ResponseWriter, r *http.Request, path string) {
 		b.insert(w, r)
 	case mediaPath + "/Actions/VirtualMedia.EjectMedia", systemMediaPath + "/Actions/VirtualMedia.EjectMedia":
 		b.eject(w)
+	case bootCertificatesPath:
+		b.addCertificate(w, r)
 	default:
 		b.missing(w, path)
 	}
@@ -434,6 +440,9 @@ func (b *BMC) login(w http.ResponseWriter, r *http.Request) {
 }
 
 func (b *BMC) logout(w http.ResponseWriter, path string) {
+	if b.dropCertificate(w, path) {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for token, s := range b.sessions {

@@ -99,7 +99,7 @@ func (b *BMC) document(at string) object {
 			}
 		}
 	}
-	return nil
+	return b.certificateDocument(at)
 }
 
 func (b *BMC) root() object {
@@ -132,12 +132,12 @@ func (b *BMC) system() object {
 		"SystemType": "Physical", "UUID": board.UUID, "SerialNumber": board.Serial, "Manufacturer": board.Manufacturer, "Model": board.Model,
 		"PartNumber": "P-" + board.Model, "LocationIndicatorActive": b.Lit(),
 		"BiosVersion": board.BIOS, "PowerState": b.powerState(), "Status": object{"State": "Enabled", "Health": "OK"},
-		"Boot": object{
+		"Boot": b.boots(object{
 			"BootSourceOverrideEnabled": enabled, "BootSourceOverrideTarget": target, "BootSourceOverrideMode": "UEFI",
 			"BootSourceOverrideTarget@Redfish.AllowableValues":  b.targets(),
 			"BootSourceOverrideEnabled@Redfish.AllowableValues": []string{"Disabled", "Once", "Continuous"},
 			"BootSourceOverrideMode@Redfish.AllowableValues":    []string{"UEFI"},
-		},
+		}),
 		"SecureBoot": link(systemPath + "/SecureBoot"), "Storage": link(systemPath + "/Storage"),
 		"Bios": link(systemPath + "/Bios"), "EthernetInterfaces": link(systemPath + "/EthernetInterfaces"), "VirtualMedia": link(systemPath + "/VirtualMedia"),
 		"Links": object{"Chassis": links(chassisPath), "ManagedBy": links(managerPath)},

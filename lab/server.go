@@ -48,7 +48,7 @@ func (c *Cache) NewServer(ctx context.Context, dir string, s ServerSpec) (*Serve
 		board.NICs = append(board.NICs, n.MAC)
 	}
 	b, err := NewBMC(BMCConfig{
-		Board: board, Power: vm, Order: vm, Media: vm, User: s.User, Password: s.Password, Dir: vm.dir, Roots: s.Roots, Serial: vm.SerialLog(), Keyboard: vm.Console,
+		Board: board, Power: vm, Order: vm, Media: vm, Trust: vm, User: s.User, Password: s.Password, Dir: vm.dir, Roots: s.Roots, Serial: vm.SerialLog(), Keyboard: vm.Console,
 	})
 	if err != nil {
 		return nil, err

@@ -195,6 +195,7 @@ func (s *Spec) arguments(dir, media string, order Override) []string {
 		a = append(a, "-smbios", "type=1"+smbios)
 	}
 	a = append(a, s.start()...)
+	a = append(a, trusted(dir)...)
 	a = append(a, s.storage(dir, media, order)...)
 	return append(a, s.network()...)
 }

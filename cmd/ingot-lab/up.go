@@ -23,7 +23,7 @@ import (
 // upFlags are the flags of `ingot-lab up`.
 type upFlags struct {
 	cache, dir, bin string
-	image           string
+	image, boot     string
 	servers         int
 	install         int
 	capture, exit   bool
@@ -52,6 +52,7 @@ func up() *cobra.Command {
 	cmd.Flags().IntVar(&f.servers, "servers", 3, "how many servers")
 	cmd.Flags().IntVar(&f.install, "install", 1, "how many of them to allocate and install")
 	cmd.Flags().StringVar(&f.image, "image", lab.Busybox, "image to install, one of "+strings.Join(lab.Images(), ", ")+"; a Debian one takes minutes to build once")
+	cmd.Flags().StringVar(&f.boot, "boot", string(lab.UKI), "what servers boot: "+string(lab.UKI)+" or "+string(lab.IPXE))
 	cmd.Flags().BoolVar(&f.capture, "capture", false, "record every wire of the servers from the start, as pcap files in --dir")
 	cmd.Flags().BoolVar(&f.exit, "exit", false, "end when everything has been reached")
 	cmd.Flags().DurationVar(&f.patience, "patience", 15*time.Minute, "when to give up")
@@ -63,6 +64,9 @@ func (f upFlags) run(ctx context.Context) (err error) {
 	start := time.Now()
 	if !slices.Contains(lab.Images(), f.image) {
 		return fault.New(fault.Invalid, "image "+f.image, "not known to the lab", "take one of "+strings.Join(lab.Images(), ", "))
+	}
+	if f.boot != string(lab.UKI) && f.boot != string(lab.IPXE) {
+		return fault.New(fault.Invalid, "boot medium "+f.boot, "not known to the lab", "take "+string(lab.UKI)+" or "+string(lab.IPXE))
 	}
 	if f.dir, err = folder(f.dir); err != nil {
 		return err
@@ -76,7 +80,7 @@ func (f upFlags) run(ctx context.Context) (err error) {
 	}
 	limited, cancel := context.WithTimeout(ctx, f.patience)
 	defer cancel()
-	d, err := c.NewDataCenter(limited, lab.Plan{Dir: f.dir, Bin: f.bin, Servers: f.servers, Capture: f.capture, Debian: f.image == lab.Debian, Say: say})
+	d, err := c.NewDataCenter(limited, lab.Plan{Dir: f.dir, Bin: f.bin, Servers: f.servers, Capture: f.capture, Boot: lab.BootMedium(f.boot), Debian: f.image == lab.Debian, Say: say})
 	if err != nil {
 		return err
 	}
