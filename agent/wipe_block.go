@@ -43,11 +43,13 @@ func mark(t *device) (marks, error) {
 	var m marks
 	for _, at := range places(t.size, marked) {
 		s := sample{at, make([]byte, min(sampleSize, t.size-at))}
+		marker := s.before[:min(markSize, len(s.before))]
 		if _, err := t.f.ReadAt(s.before, at); err != nil {
-			return nil, fmt.Errorf("block at byte %d cannot be read: %w", at, err)
+			// It may be read again once it was written.
+			marker = s.before
 		}
-		rand.Read(s.before[:min(markSize, len(s.before))])
-		if _, err := t.f.WriteAt(s.before[:min(markSize, len(s.before))], at); err != nil {
+		rand.Read(marker)
+		if _, err := t.f.WriteAt(marker, at); err != nil {
 			return nil, fmt.Errorf("block at byte %d cannot be written: %w", at, err)
 		}
 		m = append(m, s)

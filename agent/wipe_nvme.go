@@ -32,9 +32,9 @@ const (
 )
 
 const (
-	nvmeQuick = 10 * time.Second // for what does not touch the medium
-	nvmeLong  = 2 * time.Hour    // for Format, whose end nobody can ask for
-	nvmePoll  = 500 * time.Millisecond
+	nvmeQuick = 10 * time.Second       // for what does not touch the medium
+	nvmeLong  = 2 * time.Hour          // for Format, whose end nobody can ask for
+	pollEvery = 500 * time.Millisecond // the state of a sanitize
 	nvmePage  = 4096
 
 	nvmeAllNamespaces = 0xffffffff
@@ -262,7 +262,7 @@ func (n *nvme) settle(ctx context.Context, progress func(float64)) error {
 
 // await returns the state of the sanitize when none is running any more.
 func (n *nvme) await(ctx context.Context, progress func(float64)) (sanitizeStatus, error) {
-	tick := time.NewTicker(nvmePoll)
+	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
 		s, err := n.status()

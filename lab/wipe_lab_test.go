@@ -30,7 +30,7 @@ func TestLabWipe(t *testing.T) {
 		{lab.Disk{Bus: lab.Virtio}, "discard"},
 		{lab.Disk{Bus: lab.Virtio, NoDiscard: true}, "-discard overwrite"},
 		{lab.Disk{Bus: lab.SCSI}, "discard"},
-		{lab.Disk{Bus: lab.ATA}, "-ata erase enhanced -ata erase discard"},
+		{lab.Disk{Bus: lab.ATA}, "-ata sanitize crypto -ata sanitize block -ata erase enhanced -ata erase discard"},
 	}
 	ctx, c, dir := within(t, 4*time.Minute), cache(t), t.TempDir()
 	image, err := c.BootImage(ctx, program(t, "./wiper"))

@@ -74,7 +74,8 @@ func (WipeResult) EnumDescriptor() ([]byte, []int) {
 	return file_ingot_v1_wipe_proto_rawDescGZIP(), []int{0}
 }
 
-// WipeMethod is how a disk was erased, strongest first.
+// WipeMethod is how a disk was erased. docs/security.md has them in the order of
+// their strength.
 type WipeMethod int32
 
 const (
@@ -95,20 +96,26 @@ const (
 	WipeMethod_WIPE_METHOD_DISCARD WipeMethod = 7
 	// Zeroes were written over every block that can be addressed.
 	WipeMethod_WIPE_METHOD_OVERWRITE WipeMethod = 8
+	// ATA sanitize: the key of all data, reallocated sectors too, is replaced.
+	WipeMethod_WIPE_METHOD_ATA_SANITIZE_CRYPTO WipeMethod = 9
+	// ATA sanitize: all blocks, reallocated ones too, are erased.
+	WipeMethod_WIPE_METHOD_ATA_SANITIZE_BLOCK WipeMethod = 10
 )
 
 // Enum value maps for WipeMethod.
 var (
 	WipeMethod_name = map[int32]string{
-		0: "WIPE_METHOD_UNSPECIFIED",
-		1: "WIPE_METHOD_NVME_SANITIZE_CRYPTO",
-		2: "WIPE_METHOD_NVME_SANITIZE_BLOCK",
-		3: "WIPE_METHOD_NVME_FORMAT_CRYPTO",
-		4: "WIPE_METHOD_NVME_FORMAT_ERASE",
-		5: "WIPE_METHOD_ATA_ERASE_ENHANCED",
-		6: "WIPE_METHOD_ATA_ERASE",
-		7: "WIPE_METHOD_DISCARD",
-		8: "WIPE_METHOD_OVERWRITE",
+		0:  "WIPE_METHOD_UNSPECIFIED",
+		1:  "WIPE_METHOD_NVME_SANITIZE_CRYPTO",
+		2:  "WIPE_METHOD_NVME_SANITIZE_BLOCK",
+		3:  "WIPE_METHOD_NVME_FORMAT_CRYPTO",
+		4:  "WIPE_METHOD_NVME_FORMAT_ERASE",
+		5:  "WIPE_METHOD_ATA_ERASE_ENHANCED",
+		6:  "WIPE_METHOD_ATA_ERASE",
+		7:  "WIPE_METHOD_DISCARD",
+		8:  "WIPE_METHOD_OVERWRITE",
+		9:  "WIPE_METHOD_ATA_SANITIZE_CRYPTO",
+		10: "WIPE_METHOD_ATA_SANITIZE_BLOCK",
 	}
 	WipeMethod_value = map[string]int32{
 		"WIPE_METHOD_UNSPECIFIED":          0,
@@ -120,6 +127,8 @@ var (
 		"WIPE_METHOD_ATA_ERASE":            6,
 		"WIPE_METHOD_DISCARD":              7,
 		"WIPE_METHOD_OVERWRITE":            8,
+		"WIPE_METHOD_ATA_SANITIZE_CRYPTO":  9,
+		"WIPE_METHOD_ATA_SANITIZE_BLOCK":   10,
 	}
 )
 
@@ -818,7 +827,7 @@ const file_ingot_v1_wipe_proto_rawDesc = "" +
 	"WipeResult\x12\x1b\n" +
 	"\x17WIPE_RESULT_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10WIPE_RESULT_DONE\x10\x01\x12\x16\n" +
-	"\x12WIPE_RESULT_FAILED\x10\x02*\xae\x02\n" +
+	"\x12WIPE_RESULT_FAILED\x10\x02*\xf7\x02\n" +
 	"\n" +
 	"WipeMethod\x12\x1b\n" +
 	"\x17WIPE_METHOD_UNSPECIFIED\x10\x00\x12$\n" +
@@ -829,7 +838,10 @@ const file_ingot_v1_wipe_proto_rawDesc = "" +
 	"\x1eWIPE_METHOD_ATA_ERASE_ENHANCED\x10\x05\x12\x19\n" +
 	"\x15WIPE_METHOD_ATA_ERASE\x10\x06\x12\x17\n" +
 	"\x13WIPE_METHOD_DISCARD\x10\a\x12\x19\n" +
-	"\x15WIPE_METHOD_OVERWRITE\x10\b2\xbf\x01\n" +
+	"\x15WIPE_METHOD_OVERWRITE\x10\b\x12#\n" +
+	"\x1fWIPE_METHOD_ATA_SANITIZE_CRYPTO\x10\t\x12\"\n" +
+	"\x1eWIPE_METHOD_ATA_SANITIZE_BLOCK\x10\n" +
+	"2\xbf\x01\n" +
 	"\vWipeService\x12W\n" +
 	"\x04List\x12 .ingot.v1.WipeServiceListRequest\x1a!.ingot.v1.WipeServiceListResponse\"\n" +
 	"\xd2\xf3\x18\x02\x01\x02\xe0\xf3\x18\x02\x12W\n" +
