@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -111,4 +112,28 @@ func TestFilter(t *testing.T) {
 		}
 	}()
 	newFilter[*apiv2.TenantQuery, *apiv2.Tenant](nil)
+}
+
+// FuzzVisit reads user names that anybody may send.
+func FuzzVisit(f *testing.F) {
+	const id = "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f01"
+	for _, s := range []string{id, id + "+read", id + "+take", id + "+", id + "+read+take", "urn:uuid:" + id, strings.ToUpper(id), "{" + id + "}", "root", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, user string) {
+		v, ok := parseVisit(user)
+		if !ok {
+			return
+		}
+		again := v.machine
+		if v.readOnly {
+			again += "+read"
+		}
+		if v.take {
+			again += "+take"
+		}
+		if again != user || len(v.machine) != len(id) {
+			t.Errorf("%q is read as %+v", user, v)
+		}
+	})
 }

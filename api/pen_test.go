@@ -65,7 +65,11 @@ func (s *consoleSite) typewriter(machine, reading string) *typewriter {
 		}
 		y.ended <- stream.Err()
 	}()
-	s.t.Cleanup(func() { cancel(); _ = <-y.ended })
+	s.t.Cleanup(func() {
+		cancel()
+		for range y.ended { // until it has ended
+		}
+	})
 	return y
 }
 

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/metal-stack/api/go/client"
 	apiv2 "github.com/metal-stack/api/go/metalstack/api/v2"
@@ -55,6 +58,7 @@ type daemon struct {
 	t   *testing.T
 	dir string
 	url string
+	ssh string // where consoles are, and the host's key
 }
 
 func start(t *testing.T, dir string, args ...string) *daemon {
@@ -68,6 +72,9 @@ func start(t *testing.T, dir string, args ...string) *daemon {
 		t.Log(lines.Text())
 		if _, url, ok := strings.Cut(lines.Text(), "clients use"); ok {
 			d.url = strings.TrimSpace(url)
+		}
+		if _, at, ok := strings.Cut(lines.Text(), "consoles of machines: "); ok {
+			d.ssh = at
 		}
 		if strings.HasPrefix(lines.Text(), "Next: ") {
 			return d
@@ -208,5 +215,31 @@ func TestVersion(t *testing.T) {
 	out, err := ingotd(t, "version").Output()
 	if err != nil || !strings.HasPrefix(string(out), "ingotd ") {
 		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// The SSH server for consoles shows the key that was announced, the same after
+// a restart, and lets nobody in.
+func TestConsoleListen(t *testing.T) {
+	dir, first := t.TempDir(), ""
+	for range 2 {
+		d := start(t, dir, "--console-listen", "127.0.0.1:0")
+		var port, fingerprint string
+		if _, err := fmt.Sscanf(d.ssh, "ssh -p %s UUID@127.0.0.1 (host key %s", &port, &fingerprint); err != nil {
+			t.Fatalf("announced %q: %v", d.ssh, err)
+		}
+		fingerprint = strings.TrimSuffix(fingerprint, ")")
+		if first == "" {
+			first = fingerprint
+		}
+		shown := ""
+		_, err := ssh.Dial("tcp", "127.0.0.1:"+port, &ssh.ClientConfig{User: "root", HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			shown = ssh.FingerprintSHA256(key)
+			return nil
+		}})
+		if err == nil || shown != fingerprint || fingerprint != first {
+			t.Errorf("shows %s, announced %s, first %s; %v", shown, fingerprint, first, err)
+		}
+		d.stop()
 	}
 }

@@ -36,6 +36,7 @@ type options struct {
 	keyFile   string
 	endpoints []string
 	provider  string
+	consoles  string
 	logLevel  slog.Level
 	site      siteOptions
 }
@@ -67,6 +68,7 @@ first token (admin.token), with which everything else can be made.`,
 	f.StringSliceVar(&o.parts, "parts", controlParts, "what this process is made of; bmc, boot and cache make it a partition's management server")
 	f.StringVar(&o.keyFile, "key-file", "", "key ring that seals secrets (default: systemd's credential ingot-keys, or DIR/keys)")
 	f.StringSliceVar(&o.endpoints, "etcd-endpoints", nil, "use this etcd cluster instead of an embedded member")
+	f.StringVar(&o.consoles, "console-listen", "", "host and port to serve the consoles of machines over SSH on (default: they are not)")
 	f.StringVar(&o.provider, "provider", "ingot", "login of the tenant that operates the cloud, when it is made")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	o.site.flags(f)
@@ -135,8 +137,13 @@ func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	greet(out, o.dir, url, ln.Addr(), first)
 	g, ctx := errgroup.WithContext(ctx)
+	if o.consoles != "" {
+		if err := serveConsoles(ctx, g, srv, o.consoles, hosts[0], out); err != nil {
+			return err
+		}
+	}
+	greet(out, o.dir, url, ln.Addr(), first)
 	g.Go(func() error { return srv.Serve(ctx, ln, srv.TLS(hosts...)) })
 	if slices.Contains(o.parts, "loops") {
 		g.Go(func() error { return loop.Run(ctx, db, log, loops(db)...) })
@@ -145,6 +152,25 @@ func serve(ctx context.Context, o options, out, errOut io.Writer) (err error) {
 		g.Go(func() error { return runSite(ctx, o.site, o.parts, o.dir, log) })
 	}
 	return g.Wait()
+}
+
+// serveConsoles has g serve the consoles of machines over SSH.
+func serveConsoles(ctx context.Context, g *errgroup.Group, srv *api.Server, listen, host string, out io.Writer) error {
+	consoles, err := srv.NewSSH(ctx)
+	if err != nil {
+		return err
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	if err != nil {
+		return fault.Wrap(fault.Precondition, "--console-listen "+listen, "cannot be listened on", err)
+	}
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	fmt.Fprintf(out, "consoles of machines: ssh -p %s UUID@%s (host key %s)\n", port, host, consoles.Fingerprint())
+	g.Go(func() error { return consoles.Serve(ctx, ln) })
+	return nil
 }
 
 // loops are the promises of the control plane.
