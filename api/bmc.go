@@ -73,6 +73,7 @@ func (s bmcs) Create(ctx context.Context, req *connect.Request[ingotv1.BMCServic
 	sealed := s.seal(records.BMCPasswordKey(b.GetPartition(), b.GetId()), b.GetPassword())
 	b.Password, b.Status = "", nil
 	b.Meta = &apiv2.Meta{Labels: b.GetMeta().GetLabels()}
+	user, password := newBMCUser(), newBMCPassword()
 	if err := s.update(ctx, func(tx *store.Tx) error {
 		if _, err := access.Open(tx, records.Partitions, b.GetPartition()); err != nil {
 			return err
@@ -80,7 +81,7 @@ func (s bmcs) Create(ctx context.Context, req *connect.Request[ingotv1.BMCServic
 		if err := machine.Identify(tx, b); err != nil {
 			return err
 		}
-		if err := records.BMCs.Insert(tx, b); err != nil {
+		if err := errors.Join(records.BMCs.Insert(tx, b), s.keepOwn(tx, b, user, password)); err != nil {
 			return err
 		}
 		return records.Secrets.Put(tx, sealed)
@@ -115,6 +116,7 @@ func (s bmcs) List(ctx context.Context, req *connect.Request[ingotv1.BMCServiceL
 // Update implements ingot.v1.
 func (s bmcs) Update(ctx context.Context, req *connect.Request[ingotv1.BMCServiceUpdateRequest]) (*connect.Response[ingotv1.BMCServiceUpdateResponse], error) {
 	sealed := s.reseal(s.view(ctx), records.BMCPasswordKey(req.Msg.GetPartition(), req.Msg.GetId()), req.Msg.GetPassword())
+	user, password := newBMCUser(), newBMCPassword()
 	var b *ingotv1.BMC
 	if err := s.update(ctx, func(tx *store.Tx) (err error) {
 		if b, err = records.BMCs.Change(tx, records.BMCKey(req.Msg.GetPartition(), req.Msg.GetId()), func(b *ingotv1.BMC) error {
@@ -131,9 +133,13 @@ func (s bmcs) Update(ctx context.Context, req *connect.Request[ingotv1.BMCServic
 			set(&b.User, req.Msg.User)
 			set(&b.Ca, req.Msg.Ca)
 			set(&b.BootMedium, req.Msg.BootMedium)
+			set(&b.OwnAccount, req.Msg.OwnAccount)
 			updateLabels(b.GetMeta(), req.Msg.GetLabels())
 			return nil
-		}); err != nil || sealed == nil {
+		}); err != nil {
+			return err
+		}
+		if err := s.keepOwn(tx, b, user, password); err != nil || sealed == nil {
 			return err
 		}
 		return records.Secrets.Put(tx, sealed)

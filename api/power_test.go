@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/ingot-cloud/ingot/lab"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
+	"github.com/ingot-cloud/ingot/records"
 	farsite "github.com/ingot-cloud/ingot/site"
 )
 
@@ -23,7 +25,16 @@ import (
 // management server of partition1 that looks after it.
 func (d *datacenter) newBMC(id, uuid string) (*lab.BMC, *lab.Shell) {
 	d.t.Helper()
-	shell := &lab.Shell{}
+	b, shell, end := d.newBMCBehind(id, uuid, false)
+	d.t.Cleanup(end)
+	return b, shell
+}
+
+// newBMCBehind is newBMC, with an account of Ingot's own or without, and with a
+// function that ends both.
+func (d *datacenter) newBMCBehind(id, uuid string, own bool) (b *lab.BMC, shell *lab.Shell, end func()) {
+	d.t.Helper()
+	shell = &lab.Shell{}
 	b, err := lab.NewBMC(lab.BMCConfig{
 		Board: lab.Board{UUID: uuid, Serial: id, Manufacturer: "Ingot", Model: "Lab", BIOS: "2025.02", Firmware: "1.0", MAC: "02:00:00:00:00:0a"},
 		Power: shell, Order: shell, Media: shell, User: "admin", Password: "s3cret-word", Dir: d.t.TempDir(), Setup: true,
@@ -32,10 +43,10 @@ func (d *datacenter) newBMC(id, uuid string) (*lab.BMC, *lab.Shell) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(d.t, err)
 	_, err = dial(d.world, ingotv1connect.NewBMCServiceClient, d.admin).Create(d.t.Context(), connect.NewRequest(&ingotv1.BMCServiceCreateRequest{Bmc: &ingotv1.BMC{
-		Id: id, Partition: partition1, Address: l.Addr().String(), User: "admin", Password: "s3cret-word", Ca: string(b.CA()),
+		Id: id, Partition: partition1, Address: l.Addr().String(), User: "admin", Password: "s3cret-word", Ca: string(b.CA()), OwnAccount: own,
 	}}))
 	check(d.t, err)
-	api := dial(d.world, ingotv1connect.NewSiteServiceClient, d.farEnd(ingotv1.FarEnd_FAR_END_SITE, partition1, "mgmt1"))
+	api := dial(d.world, ingotv1connect.NewSiteServiceClient, d.farEnd(ingotv1.FarEnd_FAR_END_SITE, partition1, "mgmt-"+id))
 	log := slog.New(slog.DiscardHandler)
 	part, err := farsite.NewBMCs(farsite.BMCsConfig{
 		Partition: partition1, API: api, Dir: d.t.TempDir(), Every: 50 * time.Millisecond, Log: log,
@@ -56,8 +67,57 @@ func (d *datacenter) newBMC(id, uuid string) (*lab.BMC, *lab.Shell) {
 			d.t.Error(err)
 		}
 	})
-	d.t.Cleanup(func() { leave(); site.Wait(); cancel(); all.Wait() })
-	return b, shell
+	return b, shell, sync.OnceFunc(func() { leave(); site.Wait(); cancel(); all.Wait() })
+}
+
+// Each BMC gets an account that only Ingot knows, again after it was reset, and
+// with another password when that is asked for.
+func TestOwnAccount(t *testing.T) {
+	d := newDatacenter(t)
+	bmcs := dial(d.world, ingotv1connect.NewBMCServiceClient, d.admin)
+	passwords := map[string]bool{}
+	for id, uuid := range map[string]string{"b1": "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f01", "b2": "6a1f9a4e-3a57-4a2b-9d6e-0b9d3c5e7f02"} {
+		b, _, end := d.newBMCBehind(id, uuid, true)
+		used := func() bool {
+			got, err := bmcs.Get(t.Context(), connect.NewRequest(&ingotv1.BMCServiceGetRequest{Partition: partition1, Id: id}))
+			return err == nil && got.Msg.GetBmc().GetStatus().GetOwnAccount() && got.Msg.GetBmc().GetStatus().GetLastError() == ""
+		}
+		password := func() string {
+			got, err := d.machines.GetBMC(t.Context(), &adminv2.MachineServiceGetBMCRequest{Uuid: uuid})
+			check(t, err)
+			if !strings.HasPrefix(got.GetBmc().GetBmc().GetUser(), "ingot-") || passwords[got.GetBmc().GetBmc().GetPassword()] {
+				t.Errorf("%s has the account %v", id, got.GetBmc().GetBmc())
+			}
+			passwords[got.GetBmc().GetBmc().GetPassword()] = true
+			return got.GetBmc().GetBmc().GetPassword()
+		}
+		d.until(id+": its own account is used", used)
+		password()
+		if got := b.Accounts(); len(got) != 2 || got[0] != "admin" {
+			t.Errorf("%s has accounts %v", id, got)
+		}
+		b.FactoryReset()
+		d.until(id+": the account is made again", func() bool { return len(b.Accounts()) == 2 && used() })
+		_, err := bmcs.Rotate(t.Context(), connect.NewRequest(&ingotv1.BMCServiceRotateRequest{Partition: partition1, Id: id}))
+		check(t, err)
+		d.until(id+": the new password is used", used)
+		password()
+		if got := b.Accounts(); len(got) != 2 {
+			t.Errorf("%s has accounts %v after the rotation", id, got)
+		}
+		end()
+	}
+	_, err := bmcs.Update(t.Context(), connect.NewRequest(&ingotv1.BMCServiceUpdateRequest{
+		Partition: partition1, Id: "b1", UpdateMeta: &apiv2.UpdateMeta{LockingStrategy: apiv2.OptimisticLockingStrategy_OPTIMISTIC_LOCKING_STRATEGY_SERVER}, OwnAccount: new(bool),
+	}))
+	check(t, err)
+	_, err = bmcs.Rotate(t.Context(), connect.NewRequest(&ingotv1.BMCServiceRotateRequest{Partition: partition1, Id: "b1"}))
+	wantCode(t, err, connect.CodeFailedPrecondition, "bmc b1: has no account of Ingot's own; let it have one with 'ingot bmc update b1 --partition "+partition1+" --own-account'")
+	for _, gone := range []string{records.BMCOwnKey(partition1, "b1"), records.BMCFormerKey(partition1, "b1")} {
+		if _, still := records.Secrets.Peek(d.db.Snapshot(), gone); still {
+			t.Errorf("%s is kept", gone)
+		}
+	}
 }
 
 // TestPower asks for everything that can be asked of a BMC, through the API, a

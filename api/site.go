@@ -94,7 +94,7 @@ func (s *Server) wanted(r store.Reader, partition string) (*ingotv1.SiteWanted, 
 		if bmc.GetBootMedium() == ingotv1.BootMedium_BOOT_MEDIUM_IPXE {
 			bmc.Authority = w.GetCa() // everything else has it inside
 		}
-		if bmc.Password, err = s.unseal(r, records.BMCPasswordKey(partition, b.GetId())); err != nil {
+		if err := s.credentials(r, b, bmc); err != nil {
 			return nil, err
 		}
 		w.Bmcs = append(w.Bmcs, bmc)

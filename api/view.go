@@ -87,6 +87,14 @@ func (s *Server) bmcReport(r store.Reader, uuid string) (*apiv2.MachineBMCReport
 		report.Bmc = &apiv2.MachineBMC{}
 	}
 	report.Bmc.Password = password
+	status, _ := records.BMCStatuses.Peek(r, records.BMCKey(b.GetPartition(), b.GetBmc()))
+	if b.GetBmc() != "" && status.GetStatus().GetOwnAccount() {
+		own, err := s.account(r, records.BMCOwnKey(b.GetPartition(), b.GetBmc()))
+		if err != nil {
+			return nil, err
+		}
+		report.Bmc.User, report.Bmc.Password = own.GetUser(), own.GetPassword()
+	}
 	return report, nil
 }
 

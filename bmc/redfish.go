@@ -39,6 +39,7 @@ var (
 	_ Booter    = (*Redfish)(nil)
 	_ Loader    = (*Redfish)(nil)
 	_ Lamp      = (*Redfish)(nil)
+	_ Keeper    = (*Redfish)(nil)
 	_ Talker    = (*Redfish)(nil)
 )
 

@@ -126,6 +126,7 @@ var verbShort = map[string]string{
 
 	"audit describe":           "Show what one request did",
 	"audit list":               "List who did what and when",
+	"bmc rotate":               "Give Ingot's own account at a BMC another password",
 	"fabric describe":          "Show the plan of a partition",
 	"fabric put":               "Create or replace the plan of a partition",
 	"filesystem match":         "Show which layout a size and image would get, or whether one fits a machine",

@@ -253,10 +253,8 @@ func (b *BMC) patch(w http.ResponseWriter, r *http.Request, path string) {
 	if path == systemPath {
 		changes = map[string]func(json.RawMessage) *refusal{"Boot": b.changeBoot, "LocationIndicatorActive": b.changeLED}
 	}
-	if id, ok := strings.CutPrefix(path, accountsPath+"/"); ok {
-		changes = b.accountChanges(id)
-	}
-	if len(changes) == 0 {
+	id, isAccount := strings.CutPrefix(path, accountsPath+"/")
+	if len(changes) == 0 && !isAccount {
 		b.fail(w, http.StatusMethodNotAllowed, "OperationNotAllowed", "The HTTP method is not allowed on this resource.")
 		return
 	}
@@ -272,19 +270,37 @@ func (b *BMC) patch(w http.ResponseWriter, r *http.Request, path string) {
 	if !b.read(w, r, &body) {
 		return
 	}
+	var no *refusal
+	if isAccount {
+		no = b.changeAccount(id, body)
+	} else {
+		no = change(changes, body)
+	}
+	if no != nil {
+		b.fail(w, no.status, no.id, no.message)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// change changes properties of a resource, each by its function.
+func change(by map[string]func(json.RawMessage) *refusal, body map[string]json.RawMessage) *refusal {
 	for property := range body {
-		if changes[property] == nil {
-			b.fail(w, http.StatusBadRequest, "PropertyNotWritable", "The property "+property+" is a read-only property and cannot be assigned a value.")
-			return
+		if by[property] == nil {
+			return notWritable(property)
 		}
 	}
 	for property, value := range body {
-		if no := changes[property](value); no != nil {
-			b.fail(w, no.status, no.id, no.message)
-			return
+		if no := by[property](value); no != nil {
+			return no
 		}
 	}
-	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// notWritable refuses to change a property.
+func notWritable(property string) *refusal {
+	return &refusal{http.StatusBadRequest, "PropertyNotWritable", "The property " + property + " is a read-only property and cannot be assigned a value."}
 }
 
 // A refusal is why something is not changed, as the Base registry has it.

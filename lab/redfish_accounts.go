@@ -156,32 +156,27 @@ func (b *BMC) checkAccount(id string, a account) *refusal {
 	return nil
 }
 
-// accountChanges are the properties of an account that can be changed. All of
-// a request are taken together: one that is refused changes nothing.
-func (b *BMC) accountChanges(id string) map[string]func(json.RawMessage) *refusal {
-	property := func(name string, into func(*account, json.RawMessage) error) func(json.RawMessage) *refusal {
-		return func(value json.RawMessage) *refusal {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			a := b.accounts[id]
-			if err := into(&a, value); err != nil {
-				return wrongType(name)
-			}
-			if a.enabled {
-				if no := b.checkAccount(id, a); no != nil {
-					return no
-				}
-			}
-			b.accounts[id] = a
-			return nil
+// changeAccount changes an account, or fills in a free one.
+func (b *BMC) changeAccount(id string, body map[string]json.RawMessage) *refusal {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := b.accounts[id]
+	into := map[string]any{"UserName": &a.user, "Password": &a.password, "RoleId": &a.role, "Enabled": &a.enabled}
+	for property, value := range body {
+		if into[property] == nil {
+			return notWritable(property)
+		}
+		if json.Unmarshal(value, into[property]) != nil {
+			return wrongType(property)
 		}
 	}
-	return map[string]func(json.RawMessage) *refusal{
-		"UserName": property("UserName", func(a *account, v json.RawMessage) error { return json.Unmarshal(v, &a.user) }),
-		"Password": property("Password", func(a *account, v json.RawMessage) error { return json.Unmarshal(v, &a.password) }),
-		"RoleId":   property("RoleId", func(a *account, v json.RawMessage) error { return json.Unmarshal(v, &a.role) }),
-		"Enabled":  property("Enabled", func(a *account, v json.RawMessage) error { return json.Unmarshal(v, &a.enabled) }),
+	if a.enabled {
+		if no := b.checkAccount(id, a); no != nil {
+			return no
+		}
 	}
+	b.accounts[id] = a
+	return nil
 }
 
 func (b *BMC) deleteAccount(w http.ResponseWriter, path string) {

@@ -111,6 +111,7 @@ func Scanned(tx *store.Tx, partition string, r *ingotv1.BMCReport) error {
 		status.LastError, status.LastErrorTime = "", was.GetStatus().GetLastErrorTime()
 	} else {
 		status.LastSeen, status.LastErrorTime = was.GetStatus().GetLastSeen(), timestamppb.New(tx.Now())
+		status.OwnAccount = was.GetStatus().GetOwnAccount()
 	}
 	if status.Machine = r.GetMachine(); r.GetMachine() == "" {
 		status.Machine = was.GetStatus().GetMachine()

@@ -217,8 +217,10 @@ func RemoveBMC(tx *store.Tx, partition, id string) error {
 	if _, err := records.BMCStatuses.Delete(tx, records.BMCKey(partition, id)); err != nil && !isNotFound(err) {
 		return err
 	}
-	if _, err := records.Secrets.Delete(tx, records.BMCPasswordKey(partition, id)); err != nil && !isNotFound(err) {
-		return err
+	for _, key := range []string{records.BMCPasswordKey(partition, id), records.BMCOwnKey(partition, id), records.BMCFormerKey(partition, id)} {
+		if _, err := records.Secrets.Delete(tx, key); err != nil && !isNotFound(err) {
+			return err
+		}
 	}
 	return nil
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/ingot-cloud/ingot/bmc"
@@ -90,7 +92,7 @@ func (b *BMCs) Run(ctx context.Context, wanted Wanted) {
 				at = &worker{news: make(chan *ingotv1.BMCWanted, 1), stop: stop}
 				workers[id] = at
 				all.Go(func() { b.attend(own, id, at.news) })
-			} else if sameWanted(at.want, want) {
+			} else if proto.Equal(at.want, want) {
 				continue
 			}
 			at.want = want
@@ -155,47 +157,54 @@ func (b *BMCs) attend(ctx context.Context, id string, news <-chan *ingotv1.BMCWa
 	}
 }
 
-func sameWanted(a, b *ingotv1.BMCWanted) bool {
-	return a.GetAddress() == b.GetAddress() && a.GetUser() == b.GetUser() && a.GetPassword() == b.GetPassword() && a.GetCa() == b.GetCa() &&
-		a.GetMachine() == b.GetMachine() && a.GetEnforce() == b.GetEnforce() && a.GetMedium() == b.GetMedium() && a.GetOperation().GetId() == b.GetOperation().GetId() &&
-		a.GetBootMedium() == b.GetBootMedium() && a.GetAuthority() == b.GetAuthority()
-}
-
 // A session is kept with a BMC from one look to the next: logging in and out
 // each time would be two of five requests, and half of what many BMCs have in
 // their audit logs.
 type session struct {
 	at bmc.Endpoint
 	c  driver
+	// failed is the own account that could not be made, and why.
+	failed    *ingotv1.BMCAccount
+	failedFor error
 }
 
 // driver is what a site needs of a BMC.
 type driver interface {
 	bmc.Inspector
+	bmc.Keeper
 	controller
 	bmc.Truster
 	Close(ctx context.Context)
 }
 
 // visit returns a session with the BMC: the one that was kept, unless the BMC
-// or its account is another one now. It reports whether it is a kept one.
-func (b *BMCs) visit(ctx context.Context, want *ingotv1.BMCWanted) (c driver, kept bool, err error) {
-	e := endpoint(want)
+// or its accounts are others now. It reports whether it is a kept one.
+func (b *BMCs) visit(ctx context.Context, want *ingotv1.BMCWanted) (s *session, kept bool, err error) {
+	ways := endpoints(want)
 	b.mu.Lock()
-	s := b.open[want.GetId()]
+	s = b.open[want.GetId()]
 	b.mu.Unlock()
-	if s != nil && s.at.Address == e.Address && s.at.User == e.User && s.at.Password.Reveal() == e.Password.Reveal() && string(s.at.CA) == string(e.CA) {
-		return s.c, true, nil
+	if s != nil && slices.ContainsFunc(ways, func(e bmc.Endpoint) bool { return alike(e, s.at) }) {
+		return s, true, nil
 	}
 	b.leave(ctx, want.GetId())
-	r, err := bmc.Open(ctx, e)
-	if err != nil {
-		return nil, false, err
+	for _, e := range ways {
+		var r *bmc.Redfish
+		if r, err = bmc.Open(ctx, e); err == nil {
+			return b.keep(want.GetId(), &session{at: e, c: r}), false, nil
+		}
+		if !errors.Is(err, fault.Unauthenticated) {
+			break // others would end in the same way
+		}
 	}
+	return nil, false, err
+}
+
+func (b *BMCs) keep(id string, s *session) *session {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.open[want.GetId()] = &session{e, r}
-	return r, false, nil
+	b.open[id] = s
+	return s
 }
 
 // leaveTimeout bounds a logout.
@@ -245,23 +254,23 @@ func (b *BMCs) Step(ctx context.Context, want *ingotv1.BMCWanted) (complete bool
 
 // scan reads what is at a BMC. A session that is over is replaced: it idled, or
 // the BMC has restarted.
-func (b *BMCs) scan(ctx context.Context, want *ingotv1.BMCWanted) (driver, bmc.Inventory, error) {
+func (b *BMCs) scan(ctx context.Context, want *ingotv1.BMCWanted) (*session, bmc.Inventory, error) {
 	for {
-		c, kept, err := b.visit(ctx, want)
+		s, kept, err := b.visit(ctx, want)
 		if err != nil {
 			return nil, bmc.Inventory{}, err
 		}
-		inv, err := c.Scan(ctx)
+		inv, err := s.c.Scan(ctx)
 		if kept && errors.Is(err, fault.Unauthenticated) {
 			b.leave(ctx, want.GetId())
 			continue
 		}
-		return c, inv, err
+		return s, inv, err
 	}
 }
 
 func (b *BMCs) look(ctx context.Context, want *ingotv1.BMCWanted, report *ingotv1.BMCReport) (complete bool, err error) {
-	c, inv, err := b.scan(ctx, want)
+	s, inv, err := b.scan(ctx, want)
 	if err != nil {
 		return false, err
 	}
@@ -269,6 +278,12 @@ func (b *BMCs) look(ctx context.Context, want *ingotv1.BMCWanted, report *ingotv
 	// A BMC that was put into another server must not act on the new one.
 	if want.GetMachine() != "" && report.GetMachine() != want.GetMachine() {
 		return inv.Complete, misplaced(want, report.GetMachine())
+	}
+	s, err = b.own(ctx, want, s)
+	c := s.c
+	report.Status.OwnAccount = alike(s.at, endpoint(want, want.GetOwn()))
+	if err != nil {
+		report.Status.OwnAccountError = err.Error()
 	}
 	// A BMC that takes no medium can still be asked to switch the power.
 	touched, trusted := want.GetOperation().GetId() != "", false

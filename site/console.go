@@ -17,7 +17,6 @@ import (
 	"github.com/ingot-cloud/ingot/fault"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/proto/ingot/v1/ingotv1connect"
-	"github.com/ingot-cloud/ingot/secret"
 )
 
 // Consoles listens to the serial consoles of all machines through their BMCs
@@ -276,7 +275,7 @@ func (c *Consoles) open(ctx context.Context, want *ingotv1.BMCWanted) (*line, er
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	e := endpoint(want)
+	e := endpoint(want, first(want))
 	r, err := bmc.Open(ctx, e)
 	if err != nil {
 		return nil, err
@@ -294,13 +293,6 @@ func (c *Consoles) open(ctx context.Context, want *ingotv1.BMCWanted) (*line, er
 		return nil, err
 	}
 	return &line{open, at.Shared}, nil
-}
-
-// endpoint is where a wanted BMC is.
-func endpoint(want *ingotv1.BMCWanted) bmc.Endpoint {
-	return bmc.Endpoint{
-		Address: "https://" + want.GetAddress(), User: want.GetUser(), Password: secret.New(want.GetPassword()), CA: []byte(want.GetCa()),
-	}
 }
 
 // misplaced says that a BMC is in another machine than it was.

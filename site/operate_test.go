@@ -141,3 +141,20 @@ func TestSessionIsKept(t *testing.T) {
 		t.Errorf("%d sessions are left open", n)
 	}
 }
+
+// A BMC that refuses one account is tried with the others.
+func TestOtherAccount(t *testing.T) {
+	c, api := newControl(t)
+	s := newServer(t, "b1")
+	s.want.Accounts = []*ingotv1.BMCAccount{{User: "nobody", Password: "wr0ng-word"}, {User: s.want.GetUser(), Password: s.want.GetPassword()}}
+	s.want.Password = "wr0ng-word"
+	start(t, api, newBMCs(t, api, t.TempDir(), medium(t)))
+	c.want(func(w *ingotv1.SiteWanted) { w.Bmcs = []*ingotv1.BMCWanted{s.want} })
+	c.eventually(t, "the machine is found", func() bool { return c.bmcs["b1"].GetMachine() == uuid })
+	// An account that cannot be made is no reason to know nothing.
+	c.want(func(w *ingotv1.SiteWanted) { w.Bmcs[0].Own = &ingotv1.BMCAccount{User: "ingot-a", Password: "short"} })
+	c.eventually(t, "why there is no own account", func() bool {
+		got := c.bmcs["b1"].GetStatus()
+		return strings.Contains(got.GetOwnAccountError(), "8 to 20 characters") && !got.GetOwnAccount() && got.GetLastError() == ""
+	})
+}

@@ -49,7 +49,12 @@ type BMC struct {
 	Mac string `protobuf:"bytes,9,opt,name=mac,proto3" json:"mac,omitempty"`
 	// Which medium the server behind it boots; that of the partition if not
 	// given.
-	BootMedium    BootMedium `protobuf:"varint,16,opt,name=boot_medium,json=bootMedium,proto3,enum=ingot.v1.BootMedium" json:"boot_medium,omitempty"`
+	BootMedium BootMedium `protobuf:"varint,16,opt,name=boot_medium,json=bootMedium,proto3,enum=ingot.v1.BootMedium" json:"boot_medium,omitempty"`
+	// Whether Ingot makes an account of its own at the BMC, with a name and a
+	// random password that no other BMC has, and uses that from then on. The
+	// operator's stays as it is: with it the account is made again after the
+	// BMC was reset.
+	OwnAccount    bool `protobuf:"varint,10,opt,name=own_account,json=ownAccount,proto3" json:"own_account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -154,6 +159,13 @@ func (x *BMC) GetBootMedium() BootMedium {
 	return BootMedium_BOOT_MEDIUM_UNSPECIFIED
 }
 
+func (x *BMC) GetOwnAccount() bool {
+	if x != nil {
+		return x.OwnAccount
+	}
+	return false
+}
+
 // BMCStatus is what the partition's management server found at the BMC.
 type BMCStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -178,9 +190,13 @@ type BMCStatus struct {
 	Hostname string `protobuf:"bytes,12,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	// Power supplies, fans and thermometers that the BMC says are not well, each
 	// with its health: "power supply PS2 Status: Critical".
-	Broken        []string `protobuf:"bytes,13,rep,name=broken,proto3" json:"broken,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Broken []string `protobuf:"bytes,13,rep,name=broken,proto3" json:"broken,omitempty"`
+	// Whether Ingot's own account at the BMC is the one in use.
+	OwnAccount bool `protobuf:"varint,14,opt,name=own_account,json=ownAccount,proto3" json:"own_account,omitempty"`
+	// Why it is not, although it shall be.
+	OwnAccountError string `protobuf:"bytes,15,opt,name=own_account_error,json=ownAccountError,proto3" json:"own_account_error,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *BMCStatus) Reset() {
@@ -302,6 +318,20 @@ func (x *BMCStatus) GetBroken() []string {
 		return x.Broken
 	}
 	return nil
+}
+
+func (x *BMCStatus) GetOwnAccount() bool {
+	if x != nil {
+		return x.OwnAccount
+	}
+	return false
+}
+
+func (x *BMCStatus) GetOwnAccountError() string {
+	if x != nil {
+		return x.OwnAccountError
+	}
+	return ""
 }
 
 // BootMediumStatus is what a BMC presents to its server.
@@ -687,6 +717,7 @@ type BMCServiceUpdateRequest struct {
 	Labels        *v2.UpdateLabels       `protobuf:"bytes,8,opt,name=labels,proto3,oneof" json:"labels,omitempty"`
 	Mac           *string                `protobuf:"bytes,9,opt,name=mac,proto3,oneof" json:"mac,omitempty"`
 	BootMedium    *BootMedium            `protobuf:"varint,16,opt,name=boot_medium,json=bootMedium,proto3,enum=ingot.v1.BootMedium,oneof" json:"boot_medium,omitempty"`
+	OwnAccount    *bool                  `protobuf:"varint,10,opt,name=own_account,json=ownAccount,proto3,oneof" json:"own_account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -791,6 +822,109 @@ func (x *BMCServiceUpdateRequest) GetBootMedium() BootMedium {
 	return BootMedium_BOOT_MEDIUM_UNSPECIFIED
 }
 
+func (x *BMCServiceUpdateRequest) GetOwnAccount() bool {
+	if x != nil && x.OwnAccount != nil {
+		return *x.OwnAccount
+	}
+	return false
+}
+
+type BMCServiceRotateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     string                 `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BMCServiceRotateRequest) Reset() {
+	*x = BMCServiceRotateRequest{}
+	mi := &file_ingot_v1_bmc_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BMCServiceRotateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BMCServiceRotateRequest) ProtoMessage() {}
+
+func (x *BMCServiceRotateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_bmc_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BMCServiceRotateRequest.ProtoReflect.Descriptor instead.
+func (*BMCServiceRotateRequest) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_bmc_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BMCServiceRotateRequest) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *BMCServiceRotateRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type BMCServiceRotateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bmc           *BMC                   `protobuf:"bytes,1,opt,name=bmc,proto3" json:"bmc,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BMCServiceRotateResponse) Reset() {
+	*x = BMCServiceRotateResponse{}
+	mi := &file_ingot_v1_bmc_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BMCServiceRotateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BMCServiceRotateResponse) ProtoMessage() {}
+
+func (x *BMCServiceRotateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_bmc_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BMCServiceRotateResponse.ProtoReflect.Descriptor instead.
+func (*BMCServiceRotateResponse) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_bmc_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BMCServiceRotateResponse) GetBmc() *BMC {
+	if x != nil {
+		return x.Bmc
+	}
+	return nil
+}
+
 type BMCServiceUpdateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bmc           *BMC                   `protobuf:"bytes,1,opt,name=bmc,proto3" json:"bmc,omitempty"`
@@ -800,7 +934,7 @@ type BMCServiceUpdateResponse struct {
 
 func (x *BMCServiceUpdateResponse) Reset() {
 	*x = BMCServiceUpdateResponse{}
-	mi := &file_ingot_v1_bmc_proto_msgTypes[10]
+	mi := &file_ingot_v1_bmc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +946,7 @@ func (x *BMCServiceUpdateResponse) String() string {
 func (*BMCServiceUpdateResponse) ProtoMessage() {}
 
 func (x *BMCServiceUpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_bmc_proto_msgTypes[10]
+	mi := &file_ingot_v1_bmc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +959,7 @@ func (x *BMCServiceUpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BMCServiceUpdateResponse.ProtoReflect.Descriptor instead.
 func (*BMCServiceUpdateResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_bmc_proto_rawDescGZIP(), []int{10}
+	return file_ingot_v1_bmc_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BMCServiceUpdateResponse) GetBmc() *BMC {
@@ -845,7 +979,7 @@ type BMCServiceDeleteRequest struct {
 
 func (x *BMCServiceDeleteRequest) Reset() {
 	*x = BMCServiceDeleteRequest{}
-	mi := &file_ingot_v1_bmc_proto_msgTypes[11]
+	mi := &file_ingot_v1_bmc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +991,7 @@ func (x *BMCServiceDeleteRequest) String() string {
 func (*BMCServiceDeleteRequest) ProtoMessage() {}
 
 func (x *BMCServiceDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_bmc_proto_msgTypes[11]
+	mi := &file_ingot_v1_bmc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1004,7 @@ func (x *BMCServiceDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BMCServiceDeleteRequest.ProtoReflect.Descriptor instead.
 func (*BMCServiceDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_bmc_proto_rawDescGZIP(), []int{11}
+	return file_ingot_v1_bmc_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BMCServiceDeleteRequest) GetPartition() string {
@@ -896,7 +1030,7 @@ type BMCServiceDeleteResponse struct {
 
 func (x *BMCServiceDeleteResponse) Reset() {
 	*x = BMCServiceDeleteResponse{}
-	mi := &file_ingot_v1_bmc_proto_msgTypes[12]
+	mi := &file_ingot_v1_bmc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1042,7 @@ func (x *BMCServiceDeleteResponse) String() string {
 func (*BMCServiceDeleteResponse) ProtoMessage() {}
 
 func (x *BMCServiceDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_bmc_proto_msgTypes[12]
+	mi := &file_ingot_v1_bmc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1055,7 @@ func (x *BMCServiceDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BMCServiceDeleteResponse.ProtoReflect.Descriptor instead.
 func (*BMCServiceDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_bmc_proto_rawDescGZIP(), []int{12}
+	return file_ingot_v1_bmc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BMCServiceDeleteResponse) GetBmc() *BMC {
@@ -935,7 +1069,7 @@ var File_ingot_v1_bmc_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\n" +
-	"\x12ingot/v1/bmc.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/fabric.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\x92\x03\n" +
+	"\x12ingot/v1/bmc.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/fabric.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\xb3\x03\n" +
 	"\x03BMC\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\x12+\n" +
 	"\x04meta\x18\x02 \x01(\v2\x17.metalstack.api.v2.MetaR\x04meta\x12)\n" +
@@ -948,7 +1082,10 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\x06status\x18\b \x01(\v2\x13.ingot.v1.BMCStatusR\x06status\x12 \n" +
 	"\x03mac\x18\t \x01(\tB\x0e\xbaH\v\xd8\x01\x01r\x06\xb8\xb3\xae\xb1\x02\x01R\x03mac\x12?\n" +
 	"\vboot_medium\x18\x10 \x01(\x0e2\x14.ingot.v1.BootMediumB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
-	"bootMedium\"\xe3\x03\n" +
+	"bootMedium\x12\x1f\n" +
+	"\vown_account\x18\n" +
+	" \x01(\bR\n" +
+	"ownAccount\"\xb0\x04\n" +
 	"\tBMCStatus\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x127\n" +
 	"\tlast_seen\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x1d\n" +
@@ -965,7 +1102,10 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	" \x03(\tR\x04macs\x12 \n" +
 	"\vfingerprint\x18\v \x01(\tR\vfingerprint\x12\x1a\n" +
 	"\bhostname\x18\f \x01(\tR\bhostname\x12 \n" +
-	"\x06broken\x18\r \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\x06broken\"\x8e\x02\n" +
+	"\x06broken\x18\r \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\x06broken\x12\x1f\n" +
+	"\vown_account\x18\x0e \x01(\bR\n" +
+	"ownAccount\x12*\n" +
+	"\x11own_account_error\x18\x0f \x01(\tR\x0fownAccountError\"\x8e\x02\n" +
 	"\x10BootMediumStatus\x12\x1a\n" +
 	"\binserted\x18\x01 \x01(\bR\binserted\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12'\n" +
@@ -988,7 +1128,7 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\n" +
 	"_partition\";\n" +
 	"\x16BMCServiceListResponse\x12!\n" +
-	"\x04bmcs\x18\x01 \x03(\v2\r.ingot.v1.BMCR\x04bmcs\"\xb6\x04\n" +
+	"\x04bmcs\x18\x01 \x03(\v2\r.ingot.v1.BMCR\x04bmcs\"\xec\x04\n" +
 	"\x17BMCServiceUpdateRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1b\n" +
 	"\x02id\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\x12F\n" +
@@ -1002,7 +1142,10 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\x06labels\x18\b \x01(\v2\x1f.metalstack.api.v2.UpdateLabelsH\x04R\x06labels\x88\x01\x01\x12\"\n" +
 	"\x03mac\x18\t \x01(\tB\v\xbaH\br\x06\xb8\xb3\xae\xb1\x02\x01H\x05R\x03mac\x88\x01\x01\x12D\n" +
 	"\vboot_medium\x18\x10 \x01(\x0e2\x14.ingot.v1.BootMediumB\b\xbaH\x05\x82\x01\x02\x10\x01H\x06R\n" +
-	"bootMedium\x88\x01\x01B\n" +
+	"bootMedium\x88\x01\x01\x12$\n" +
+	"\vown_account\x18\n" +
+	" \x01(\bH\aR\n" +
+	"ownAccount\x88\x01\x01B\n" +
 	"\n" +
 	"\b_addressB\a\n" +
 	"\x05_userB\v\n" +
@@ -1010,14 +1153,20 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\x03_caB\t\n" +
 	"\a_labelsB\x06\n" +
 	"\x04_macB\x0e\n" +
-	"\f_boot_medium\";\n" +
+	"\f_boot_mediumB\x0e\n" +
+	"\f_own_account\"a\n" +
+	"\x17BMCServiceRotateRequest\x12)\n" +
+	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1b\n" +
+	"\x02id\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\";\n" +
+	"\x18BMCServiceRotateResponse\x12\x1f\n" +
+	"\x03bmc\x18\x01 \x01(\v2\r.ingot.v1.BMCR\x03bmc\";\n" +
 	"\x18BMCServiceUpdateResponse\x12\x1f\n" +
 	"\x03bmc\x18\x01 \x01(\v2\r.ingot.v1.BMCR\x03bmc\"a\n" +
 	"\x17BMCServiceDeleteRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1b\n" +
 	"\x02id\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\";\n" +
 	"\x18BMCServiceDeleteResponse\x12\x1f\n" +
-	"\x03bmc\x18\x01 \x01(\v2\r.ingot.v1.BMCR\x03bmc2\xcb\x03\n" +
+	"\x03bmc\x18\x01 \x01(\v2\r.ingot.v1.BMCR\x03bmc2\xa7\x04\n" +
 	"\n" +
 	"BMCService\x12Z\n" +
 	"\x06Create\x12!.ingot.v1.BMCServiceCreateRequest\x1a\".ingot.v1.BMCServiceCreateResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12R\n" +
@@ -1026,7 +1175,8 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\x04List\x12\x1f.ingot.v1.BMCServiceListRequest\x1a .ingot.v1.BMCServiceListResponse\"\n" +
 	"\xd2\xf3\x18\x02\x01\x02\xe0\xf3\x18\x02\x12Z\n" +
 	"\x06Update\x12!.ingot.v1.BMCServiceUpdateRequest\x1a\".ingot.v1.BMCServiceUpdateResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12Z\n" +
-	"\x06Delete\x12!.ingot.v1.BMCServiceDeleteRequest\x1a\".ingot.v1.BMCServiceDeleteResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
+	"\x06Delete\x12!.ingot.v1.BMCServiceDeleteRequest\x1a\".ingot.v1.BMCServiceDeleteResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12Z\n" +
+	"\x06Rotate\x12!.ingot.v1.BMCServiceRotateRequest\x1a\".ingot.v1.BMCServiceRotateResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01B5Z3github.com/ingot-cloud/ingot/proto/ingot/v1;ingotv1b\x06proto3"
 
 var (
 	file_ingot_v1_bmc_proto_rawDescOnce sync.Once
@@ -1040,7 +1190,7 @@ func file_ingot_v1_bmc_proto_rawDescGZIP() []byte {
 	return file_ingot_v1_bmc_proto_rawDescData
 }
 
-var file_ingot_v1_bmc_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_ingot_v1_bmc_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_ingot_v1_bmc_proto_goTypes = []any{
 	(*BMC)(nil),                      // 0: ingot.v1.BMC
 	(*BMCStatus)(nil),                // 1: ingot.v1.BMCStatus
@@ -1052,48 +1202,53 @@ var file_ingot_v1_bmc_proto_goTypes = []any{
 	(*BMCServiceListRequest)(nil),    // 7: ingot.v1.BMCServiceListRequest
 	(*BMCServiceListResponse)(nil),   // 8: ingot.v1.BMCServiceListResponse
 	(*BMCServiceUpdateRequest)(nil),  // 9: ingot.v1.BMCServiceUpdateRequest
-	(*BMCServiceUpdateResponse)(nil), // 10: ingot.v1.BMCServiceUpdateResponse
-	(*BMCServiceDeleteRequest)(nil),  // 11: ingot.v1.BMCServiceDeleteRequest
-	(*BMCServiceDeleteResponse)(nil), // 12: ingot.v1.BMCServiceDeleteResponse
-	(*v2.Meta)(nil),                  // 13: metalstack.api.v2.Meta
-	(BootMedium)(0),                  // 14: ingot.v1.BootMedium
-	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
-	(*v2.UpdateMeta)(nil),            // 16: metalstack.api.v2.UpdateMeta
-	(*v2.UpdateLabels)(nil),          // 17: metalstack.api.v2.UpdateLabels
+	(*BMCServiceRotateRequest)(nil),  // 10: ingot.v1.BMCServiceRotateRequest
+	(*BMCServiceRotateResponse)(nil), // 11: ingot.v1.BMCServiceRotateResponse
+	(*BMCServiceUpdateResponse)(nil), // 12: ingot.v1.BMCServiceUpdateResponse
+	(*BMCServiceDeleteRequest)(nil),  // 13: ingot.v1.BMCServiceDeleteRequest
+	(*BMCServiceDeleteResponse)(nil), // 14: ingot.v1.BMCServiceDeleteResponse
+	(*v2.Meta)(nil),                  // 15: metalstack.api.v2.Meta
+	(BootMedium)(0),                  // 16: ingot.v1.BootMedium
+	(*timestamppb.Timestamp)(nil),    // 17: google.protobuf.Timestamp
+	(*v2.UpdateMeta)(nil),            // 18: metalstack.api.v2.UpdateMeta
+	(*v2.UpdateLabels)(nil),          // 19: metalstack.api.v2.UpdateLabels
 }
 var file_ingot_v1_bmc_proto_depIdxs = []int32{
-	13, // 0: ingot.v1.BMC.meta:type_name -> metalstack.api.v2.Meta
+	15, // 0: ingot.v1.BMC.meta:type_name -> metalstack.api.v2.Meta
 	1,  // 1: ingot.v1.BMC.status:type_name -> ingot.v1.BMCStatus
-	14, // 2: ingot.v1.BMC.boot_medium:type_name -> ingot.v1.BootMedium
-	15, // 3: ingot.v1.BMCStatus.last_seen:type_name -> google.protobuf.Timestamp
-	15, // 4: ingot.v1.BMCStatus.last_error_time:type_name -> google.protobuf.Timestamp
+	16, // 2: ingot.v1.BMC.boot_medium:type_name -> ingot.v1.BootMedium
+	17, // 3: ingot.v1.BMCStatus.last_seen:type_name -> google.protobuf.Timestamp
+	17, // 4: ingot.v1.BMCStatus.last_error_time:type_name -> google.protobuf.Timestamp
 	2,  // 5: ingot.v1.BMCStatus.medium:type_name -> ingot.v1.BootMediumStatus
-	15, // 6: ingot.v1.BootMediumStatus.checked:type_name -> google.protobuf.Timestamp
-	14, // 7: ingot.v1.BootMediumStatus.kind:type_name -> ingot.v1.BootMedium
+	17, // 6: ingot.v1.BootMediumStatus.checked:type_name -> google.protobuf.Timestamp
+	16, // 7: ingot.v1.BootMediumStatus.kind:type_name -> ingot.v1.BootMedium
 	0,  // 8: ingot.v1.BMCServiceCreateRequest.bmc:type_name -> ingot.v1.BMC
 	0,  // 9: ingot.v1.BMCServiceCreateResponse.bmc:type_name -> ingot.v1.BMC
 	0,  // 10: ingot.v1.BMCServiceGetResponse.bmc:type_name -> ingot.v1.BMC
 	0,  // 11: ingot.v1.BMCServiceListResponse.bmcs:type_name -> ingot.v1.BMC
-	16, // 12: ingot.v1.BMCServiceUpdateRequest.update_meta:type_name -> metalstack.api.v2.UpdateMeta
-	17, // 13: ingot.v1.BMCServiceUpdateRequest.labels:type_name -> metalstack.api.v2.UpdateLabels
-	14, // 14: ingot.v1.BMCServiceUpdateRequest.boot_medium:type_name -> ingot.v1.BootMedium
-	0,  // 15: ingot.v1.BMCServiceUpdateResponse.bmc:type_name -> ingot.v1.BMC
-	0,  // 16: ingot.v1.BMCServiceDeleteResponse.bmc:type_name -> ingot.v1.BMC
-	3,  // 17: ingot.v1.BMCService.Create:input_type -> ingot.v1.BMCServiceCreateRequest
-	5,  // 18: ingot.v1.BMCService.Get:input_type -> ingot.v1.BMCServiceGetRequest
-	7,  // 19: ingot.v1.BMCService.List:input_type -> ingot.v1.BMCServiceListRequest
-	9,  // 20: ingot.v1.BMCService.Update:input_type -> ingot.v1.BMCServiceUpdateRequest
-	11, // 21: ingot.v1.BMCService.Delete:input_type -> ingot.v1.BMCServiceDeleteRequest
-	4,  // 22: ingot.v1.BMCService.Create:output_type -> ingot.v1.BMCServiceCreateResponse
-	6,  // 23: ingot.v1.BMCService.Get:output_type -> ingot.v1.BMCServiceGetResponse
-	8,  // 24: ingot.v1.BMCService.List:output_type -> ingot.v1.BMCServiceListResponse
-	10, // 25: ingot.v1.BMCService.Update:output_type -> ingot.v1.BMCServiceUpdateResponse
-	12, // 26: ingot.v1.BMCService.Delete:output_type -> ingot.v1.BMCServiceDeleteResponse
-	22, // [22:27] is the sub-list for method output_type
-	17, // [17:22] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	18, // 12: ingot.v1.BMCServiceUpdateRequest.update_meta:type_name -> metalstack.api.v2.UpdateMeta
+	19, // 13: ingot.v1.BMCServiceUpdateRequest.labels:type_name -> metalstack.api.v2.UpdateLabels
+	16, // 14: ingot.v1.BMCServiceUpdateRequest.boot_medium:type_name -> ingot.v1.BootMedium
+	0,  // 15: ingot.v1.BMCServiceRotateResponse.bmc:type_name -> ingot.v1.BMC
+	0,  // 16: ingot.v1.BMCServiceUpdateResponse.bmc:type_name -> ingot.v1.BMC
+	0,  // 17: ingot.v1.BMCServiceDeleteResponse.bmc:type_name -> ingot.v1.BMC
+	3,  // 18: ingot.v1.BMCService.Create:input_type -> ingot.v1.BMCServiceCreateRequest
+	5,  // 19: ingot.v1.BMCService.Get:input_type -> ingot.v1.BMCServiceGetRequest
+	7,  // 20: ingot.v1.BMCService.List:input_type -> ingot.v1.BMCServiceListRequest
+	9,  // 21: ingot.v1.BMCService.Update:input_type -> ingot.v1.BMCServiceUpdateRequest
+	13, // 22: ingot.v1.BMCService.Delete:input_type -> ingot.v1.BMCServiceDeleteRequest
+	10, // 23: ingot.v1.BMCService.Rotate:input_type -> ingot.v1.BMCServiceRotateRequest
+	4,  // 24: ingot.v1.BMCService.Create:output_type -> ingot.v1.BMCServiceCreateResponse
+	6,  // 25: ingot.v1.BMCService.Get:output_type -> ingot.v1.BMCServiceGetResponse
+	8,  // 26: ingot.v1.BMCService.List:output_type -> ingot.v1.BMCServiceListResponse
+	12, // 27: ingot.v1.BMCService.Update:output_type -> ingot.v1.BMCServiceUpdateResponse
+	14, // 28: ingot.v1.BMCService.Delete:output_type -> ingot.v1.BMCServiceDeleteResponse
+	11, // 29: ingot.v1.BMCService.Rotate:output_type -> ingot.v1.BMCServiceRotateResponse
+	24, // [24:30] is the sub-list for method output_type
+	18, // [18:24] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_bmc_proto_init() }
@@ -1110,7 +1265,7 @@ func file_ingot_v1_bmc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_bmc_proto_rawDesc), len(file_ingot_v1_bmc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

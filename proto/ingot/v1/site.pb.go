@@ -403,7 +403,12 @@ type BMCWanted struct {
 	BootMedium BootMedium `protobuf:"varint,11,opt,name=boot_medium,json=bootMedium,proto3,enum=ingot.v1.BootMedium" json:"boot_medium,omitempty"`
 	// PEM of the authority that the server's firmware has to trust for it; empty
 	// if the medium brings its own trust.
-	Authority     string `protobuf:"bytes,12,opt,name=authority,proto3" json:"authority,omitempty"`
+	Authority string `protobuf:"bytes,12,opt,name=authority,proto3" json:"authority,omitempty"`
+	// Further accounts, if the BMC refuses user and password.
+	Accounts []*BMCAccount `protobuf:"bytes,13,rep,name=accounts,proto3" json:"accounts,omitempty"`
+	// The account that shall be used. The site makes it, or sets its password,
+	// with any that the BMC accepts; absent if that is the operator's.
+	Own           *BMCAccount `protobuf:"bytes,14,opt,name=own,proto3" json:"own,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -522,6 +527,73 @@ func (x *BMCWanted) GetAuthority() string {
 	return ""
 }
 
+func (x *BMCWanted) GetAccounts() []*BMCAccount {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+func (x *BMCWanted) GetOwn() *BMCAccount {
+	if x != nil {
+		return x.Own
+	}
+	return nil
+}
+
+// BMCAccount is a user of a BMC.
+type BMCAccount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BMCAccount) Reset() {
+	*x = BMCAccount{}
+	mi := &file_ingot_v1_site_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BMCAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BMCAccount) ProtoMessage() {}
+
+func (x *BMCAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1_site_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BMCAccount.ProtoReflect.Descriptor instead.
+func (*BMCAccount) Descriptor() ([]byte, []int) {
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BMCAccount) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *BMCAccount) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
 // Operation is one ordered action on a BMC: medium, then override, then
 // power. It is carried out once per id, however often it is told.
 type Operation struct {
@@ -544,7 +616,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_ingot_v1_site_proto_msgTypes[5]
+	mi := &file_ingot_v1_site_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +628,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[5]
+	mi := &file_ingot_v1_site_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +641,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Operation) GetId() string {
@@ -646,7 +718,7 @@ type ImageWanted struct {
 
 func (x *ImageWanted) Reset() {
 	*x = ImageWanted{}
-	mi := &file_ingot_v1_site_proto_msgTypes[6]
+	mi := &file_ingot_v1_site_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +730,7 @@ func (x *ImageWanted) String() string {
 func (*ImageWanted) ProtoMessage() {}
 
 func (x *ImageWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[6]
+	mi := &file_ingot_v1_site_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +743,7 @@ func (x *ImageWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageWanted.ProtoReflect.Descriptor instead.
 func (*ImageWanted) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{6}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ImageWanted) GetImage() string {
@@ -705,7 +777,7 @@ type SiteServiceReportRequest struct {
 
 func (x *SiteServiceReportRequest) Reset() {
 	*x = SiteServiceReportRequest{}
-	mi := &file_ingot_v1_site_proto_msgTypes[7]
+	mi := &file_ingot_v1_site_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +789,7 @@ func (x *SiteServiceReportRequest) String() string {
 func (*SiteServiceReportRequest) ProtoMessage() {}
 
 func (x *SiteServiceReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[7]
+	mi := &file_ingot_v1_site_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +802,7 @@ func (x *SiteServiceReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceReportRequest.ProtoReflect.Descriptor instead.
 func (*SiteServiceReportRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{7}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SiteServiceReportRequest) GetPartition() string {
@@ -764,7 +836,7 @@ type BMCReport struct {
 
 func (x *BMCReport) Reset() {
 	*x = BMCReport{}
-	mi := &file_ingot_v1_site_proto_msgTypes[8]
+	mi := &file_ingot_v1_site_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +848,7 @@ func (x *BMCReport) String() string {
 func (*BMCReport) ProtoMessage() {}
 
 func (x *BMCReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[8]
+	mi := &file_ingot_v1_site_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +861,7 @@ func (x *BMCReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BMCReport.ProtoReflect.Descriptor instead.
 func (*BMCReport) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{8}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BMCReport) GetId() string {
@@ -828,7 +900,7 @@ type SiteServiceReportResponse struct {
 
 func (x *SiteServiceReportResponse) Reset() {
 	*x = SiteServiceReportResponse{}
-	mi := &file_ingot_v1_site_proto_msgTypes[9]
+	mi := &file_ingot_v1_site_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +912,7 @@ func (x *SiteServiceReportResponse) String() string {
 func (*SiteServiceReportResponse) ProtoMessage() {}
 
 func (x *SiteServiceReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[9]
+	mi := &file_ingot_v1_site_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +925,7 @@ func (x *SiteServiceReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceReportResponse.ProtoReflect.Descriptor instead.
 func (*SiteServiceReportResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{9}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{10}
 }
 
 type SiteServiceDiscoveredRequest struct {
@@ -866,7 +938,7 @@ type SiteServiceDiscoveredRequest struct {
 
 func (x *SiteServiceDiscoveredRequest) Reset() {
 	*x = SiteServiceDiscoveredRequest{}
-	mi := &file_ingot_v1_site_proto_msgTypes[10]
+	mi := &file_ingot_v1_site_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +950,7 @@ func (x *SiteServiceDiscoveredRequest) String() string {
 func (*SiteServiceDiscoveredRequest) ProtoMessage() {}
 
 func (x *SiteServiceDiscoveredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[10]
+	mi := &file_ingot_v1_site_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +963,7 @@ func (x *SiteServiceDiscoveredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceDiscoveredRequest.ProtoReflect.Descriptor instead.
 func (*SiteServiceDiscoveredRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{10}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SiteServiceDiscoveredRequest) GetPartition() string {
@@ -927,7 +999,7 @@ type BMCDiscovered struct {
 
 func (x *BMCDiscovered) Reset() {
 	*x = BMCDiscovered{}
-	mi := &file_ingot_v1_site_proto_msgTypes[11]
+	mi := &file_ingot_v1_site_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1011,7 @@ func (x *BMCDiscovered) String() string {
 func (*BMCDiscovered) ProtoMessage() {}
 
 func (x *BMCDiscovered) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[11]
+	mi := &file_ingot_v1_site_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1024,7 @@ func (x *BMCDiscovered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BMCDiscovered.ProtoReflect.Descriptor instead.
 func (*BMCDiscovered) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{11}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BMCDiscovered) GetMac() string {
@@ -1005,7 +1077,7 @@ type SiteServiceDiscoveredResponse struct {
 
 func (x *SiteServiceDiscoveredResponse) Reset() {
 	*x = SiteServiceDiscoveredResponse{}
-	mi := &file_ingot_v1_site_proto_msgTypes[12]
+	mi := &file_ingot_v1_site_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1089,7 @@ func (x *SiteServiceDiscoveredResponse) String() string {
 func (*SiteServiceDiscoveredResponse) ProtoMessage() {}
 
 func (x *SiteServiceDiscoveredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[12]
+	mi := &file_ingot_v1_site_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1102,7 @@ func (x *SiteServiceDiscoveredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceDiscoveredResponse.ProtoReflect.Descriptor instead.
 func (*SiteServiceDiscoveredResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{12}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{13}
 }
 
 type SiteServiceDoneRequest struct {
@@ -1045,7 +1117,7 @@ type SiteServiceDoneRequest struct {
 
 func (x *SiteServiceDoneRequest) Reset() {
 	*x = SiteServiceDoneRequest{}
-	mi := &file_ingot_v1_site_proto_msgTypes[13]
+	mi := &file_ingot_v1_site_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1129,7 @@ func (x *SiteServiceDoneRequest) String() string {
 func (*SiteServiceDoneRequest) ProtoMessage() {}
 
 func (x *SiteServiceDoneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[13]
+	mi := &file_ingot_v1_site_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1142,7 @@ func (x *SiteServiceDoneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceDoneRequest.ProtoReflect.Descriptor instead.
 func (*SiteServiceDoneRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{13}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SiteServiceDoneRequest) GetPartition() string {
@@ -1109,7 +1181,7 @@ type SiteServiceDoneResponse struct {
 
 func (x *SiteServiceDoneResponse) Reset() {
 	*x = SiteServiceDoneResponse{}
-	mi := &file_ingot_v1_site_proto_msgTypes[14]
+	mi := &file_ingot_v1_site_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1193,7 @@ func (x *SiteServiceDoneResponse) String() string {
 func (*SiteServiceDoneResponse) ProtoMessage() {}
 
 func (x *SiteServiceDoneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[14]
+	mi := &file_ingot_v1_site_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1206,7 @@ func (x *SiteServiceDoneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceDoneResponse.ProtoReflect.Descriptor instead.
 func (*SiteServiceDoneResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{14}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{15}
 }
 
 type SiteServiceCachedRequest struct {
@@ -1150,7 +1222,7 @@ type SiteServiceCachedRequest struct {
 
 func (x *SiteServiceCachedRequest) Reset() {
 	*x = SiteServiceCachedRequest{}
-	mi := &file_ingot_v1_site_proto_msgTypes[15]
+	mi := &file_ingot_v1_site_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1234,7 @@ func (x *SiteServiceCachedRequest) String() string {
 func (*SiteServiceCachedRequest) ProtoMessage() {}
 
 func (x *SiteServiceCachedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[15]
+	mi := &file_ingot_v1_site_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1247,7 @@ func (x *SiteServiceCachedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceCachedRequest.ProtoReflect.Descriptor instead.
 func (*SiteServiceCachedRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{15}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SiteServiceCachedRequest) GetPartition() string {
@@ -1219,7 +1291,7 @@ type ImageCached struct {
 
 func (x *ImageCached) Reset() {
 	*x = ImageCached{}
-	mi := &file_ingot_v1_site_proto_msgTypes[16]
+	mi := &file_ingot_v1_site_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1303,7 @@ func (x *ImageCached) String() string {
 func (*ImageCached) ProtoMessage() {}
 
 func (x *ImageCached) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[16]
+	mi := &file_ingot_v1_site_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1316,7 @@ func (x *ImageCached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageCached.ProtoReflect.Descriptor instead.
 func (*ImageCached) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{16}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ImageCached) GetImage() string {
@@ -1276,7 +1348,7 @@ type SiteServiceCachedResponse struct {
 
 func (x *SiteServiceCachedResponse) Reset() {
 	*x = SiteServiceCachedResponse{}
-	mi := &file_ingot_v1_site_proto_msgTypes[17]
+	mi := &file_ingot_v1_site_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1360,7 @@ func (x *SiteServiceCachedResponse) String() string {
 func (*SiteServiceCachedResponse) ProtoMessage() {}
 
 func (x *SiteServiceCachedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[17]
+	mi := &file_ingot_v1_site_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1373,7 @@ func (x *SiteServiceCachedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceCachedResponse.ProtoReflect.Descriptor instead.
 func (*SiteServiceCachedResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{17}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{18}
 }
 
 type SiteServiceCertificateRequest struct {
@@ -1316,7 +1388,7 @@ type SiteServiceCertificateRequest struct {
 
 func (x *SiteServiceCertificateRequest) Reset() {
 	*x = SiteServiceCertificateRequest{}
-	mi := &file_ingot_v1_site_proto_msgTypes[18]
+	mi := &file_ingot_v1_site_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1400,7 @@ func (x *SiteServiceCertificateRequest) String() string {
 func (*SiteServiceCertificateRequest) ProtoMessage() {}
 
 func (x *SiteServiceCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[18]
+	mi := &file_ingot_v1_site_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1413,7 @@ func (x *SiteServiceCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceCertificateRequest.ProtoReflect.Descriptor instead.
 func (*SiteServiceCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{18}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SiteServiceCertificateRequest) GetPartition() string {
@@ -1369,7 +1441,7 @@ type SiteServiceCertificateResponse struct {
 
 func (x *SiteServiceCertificateResponse) Reset() {
 	*x = SiteServiceCertificateResponse{}
-	mi := &file_ingot_v1_site_proto_msgTypes[19]
+	mi := &file_ingot_v1_site_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1453,7 @@ func (x *SiteServiceCertificateResponse) String() string {
 func (*SiteServiceCertificateResponse) ProtoMessage() {}
 
 func (x *SiteServiceCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1_site_proto_msgTypes[19]
+	mi := &file_ingot_v1_site_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1466,7 @@ func (x *SiteServiceCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteServiceCertificateResponse.ProtoReflect.Descriptor instead.
 func (*SiteServiceCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_ingot_v1_site_proto_rawDescGZIP(), []int{19}
+	return file_ingot_v1_site_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SiteServiceCertificateResponse) GetCertificates() [][]byte {
@@ -1432,7 +1504,7 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\bBMCKnown\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
-	"\x06others\x18\x03 \x03(\tR\x06others\"\xe9\x02\n" +
+	"\x06others\x18\x03 \x03(\tR\x06others\"\xc3\x03\n" +
 	"\tBMCWanted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1449,7 +1521,13 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"allocation\x125\n" +
 	"\vboot_medium\x18\v \x01(\x0e2\x14.ingot.v1.BootMediumR\n" +
 	"bootMedium\x12\x1c\n" +
-	"\tauthority\x18\f \x01(\tR\tauthority\"\xda\x02\n" +
+	"\tauthority\x18\f \x01(\tR\tauthority\x120\n" +
+	"\baccounts\x18\r \x03(\v2\x14.ingot.v1.BMCAccountR\baccounts\x12&\n" +
+	"\x03own\x18\x0e \x01(\v2\x14.ingot.v1.BMCAccountR\x03own\"<\n" +
+	"\n" +
+	"BMCAccount\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\"\xda\x02\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\amachine\x18\x02 \x01(\tR\amachine\x121\n" +
@@ -1543,7 +1621,7 @@ func file_ingot_v1_site_proto_rawDescGZIP() []byte {
 }
 
 var file_ingot_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ingot_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_ingot_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_ingot_v1_site_proto_goTypes = []any{
 	(OperationAction)(0),                   // 0: ingot.v1.OperationAction
 	(*SiteServiceWantedRequest)(nil),       // 1: ingot.v1.SiteServiceWantedRequest
@@ -1551,73 +1629,76 @@ var file_ingot_v1_site_proto_goTypes = []any{
 	(*SiteWanted)(nil),                     // 3: ingot.v1.SiteWanted
 	(*BMCKnown)(nil),                       // 4: ingot.v1.BMCKnown
 	(*BMCWanted)(nil),                      // 5: ingot.v1.BMCWanted
-	(*Operation)(nil),                      // 6: ingot.v1.Operation
-	(*ImageWanted)(nil),                    // 7: ingot.v1.ImageWanted
-	(*SiteServiceReportRequest)(nil),       // 8: ingot.v1.SiteServiceReportRequest
-	(*BMCReport)(nil),                      // 9: ingot.v1.BMCReport
-	(*SiteServiceReportResponse)(nil),      // 10: ingot.v1.SiteServiceReportResponse
-	(*SiteServiceDiscoveredRequest)(nil),   // 11: ingot.v1.SiteServiceDiscoveredRequest
-	(*BMCDiscovered)(nil),                  // 12: ingot.v1.BMCDiscovered
-	(*SiteServiceDiscoveredResponse)(nil),  // 13: ingot.v1.SiteServiceDiscoveredResponse
-	(*SiteServiceDoneRequest)(nil),         // 14: ingot.v1.SiteServiceDoneRequest
-	(*SiteServiceDoneResponse)(nil),        // 15: ingot.v1.SiteServiceDoneResponse
-	(*SiteServiceCachedRequest)(nil),       // 16: ingot.v1.SiteServiceCachedRequest
-	(*ImageCached)(nil),                    // 17: ingot.v1.ImageCached
-	(*SiteServiceCachedResponse)(nil),      // 18: ingot.v1.SiteServiceCachedResponse
-	(*SiteServiceCertificateRequest)(nil),  // 19: ingot.v1.SiteServiceCertificateRequest
-	(*SiteServiceCertificateResponse)(nil), // 20: ingot.v1.SiteServiceCertificateResponse
-	(*Generation)(nil),                     // 21: ingot.v1.Generation
-	(*Fabric)(nil),                         // 22: ingot.v1.Fabric
-	(BootMedium)(0),                        // 23: ingot.v1.BootMedium
-	(*timestamppb.Timestamp)(nil),          // 24: google.protobuf.Timestamp
-	(*ImageSource)(nil),                    // 25: ingot.v1.ImageSource
-	(*BMCStatus)(nil),                      // 26: ingot.v1.BMCStatus
-	(*v2.MachineBMCReport)(nil),            // 27: metalstack.api.v2.MachineBMCReport
-	(*Medium)(nil),                         // 28: ingot.v1.Medium
-	(*BootFiles)(nil),                      // 29: ingot.v1.BootFiles
-	(*ImageCheck)(nil),                     // 30: ingot.v1.ImageCheck
+	(*BMCAccount)(nil),                     // 6: ingot.v1.BMCAccount
+	(*Operation)(nil),                      // 7: ingot.v1.Operation
+	(*ImageWanted)(nil),                    // 8: ingot.v1.ImageWanted
+	(*SiteServiceReportRequest)(nil),       // 9: ingot.v1.SiteServiceReportRequest
+	(*BMCReport)(nil),                      // 10: ingot.v1.BMCReport
+	(*SiteServiceReportResponse)(nil),      // 11: ingot.v1.SiteServiceReportResponse
+	(*SiteServiceDiscoveredRequest)(nil),   // 12: ingot.v1.SiteServiceDiscoveredRequest
+	(*BMCDiscovered)(nil),                  // 13: ingot.v1.BMCDiscovered
+	(*SiteServiceDiscoveredResponse)(nil),  // 14: ingot.v1.SiteServiceDiscoveredResponse
+	(*SiteServiceDoneRequest)(nil),         // 15: ingot.v1.SiteServiceDoneRequest
+	(*SiteServiceDoneResponse)(nil),        // 16: ingot.v1.SiteServiceDoneResponse
+	(*SiteServiceCachedRequest)(nil),       // 17: ingot.v1.SiteServiceCachedRequest
+	(*ImageCached)(nil),                    // 18: ingot.v1.ImageCached
+	(*SiteServiceCachedResponse)(nil),      // 19: ingot.v1.SiteServiceCachedResponse
+	(*SiteServiceCertificateRequest)(nil),  // 20: ingot.v1.SiteServiceCertificateRequest
+	(*SiteServiceCertificateResponse)(nil), // 21: ingot.v1.SiteServiceCertificateResponse
+	(*Generation)(nil),                     // 22: ingot.v1.Generation
+	(*Fabric)(nil),                         // 23: ingot.v1.Fabric
+	(BootMedium)(0),                        // 24: ingot.v1.BootMedium
+	(*timestamppb.Timestamp)(nil),          // 25: google.protobuf.Timestamp
+	(*ImageSource)(nil),                    // 26: ingot.v1.ImageSource
+	(*BMCStatus)(nil),                      // 27: ingot.v1.BMCStatus
+	(*v2.MachineBMCReport)(nil),            // 28: metalstack.api.v2.MachineBMCReport
+	(*Medium)(nil),                         // 29: ingot.v1.Medium
+	(*BootFiles)(nil),                      // 30: ingot.v1.BootFiles
+	(*ImageCheck)(nil),                     // 31: ingot.v1.ImageCheck
 }
 var file_ingot_v1_site_proto_depIdxs = []int32{
-	21, // 0: ingot.v1.SiteServiceWantedRequest.have:type_name -> ingot.v1.Generation
+	22, // 0: ingot.v1.SiteServiceWantedRequest.have:type_name -> ingot.v1.Generation
 	3,  // 1: ingot.v1.SiteServiceWantedResponse.wanted:type_name -> ingot.v1.SiteWanted
-	21, // 2: ingot.v1.SiteWanted.generation:type_name -> ingot.v1.Generation
-	22, // 3: ingot.v1.SiteWanted.fabric:type_name -> ingot.v1.Fabric
+	22, // 2: ingot.v1.SiteWanted.generation:type_name -> ingot.v1.Generation
+	23, // 3: ingot.v1.SiteWanted.fabric:type_name -> ingot.v1.Fabric
 	5,  // 4: ingot.v1.SiteWanted.bmcs:type_name -> ingot.v1.BMCWanted
-	7,  // 5: ingot.v1.SiteWanted.images:type_name -> ingot.v1.ImageWanted
+	8,  // 5: ingot.v1.SiteWanted.images:type_name -> ingot.v1.ImageWanted
 	4,  // 6: ingot.v1.SiteWanted.known:type_name -> ingot.v1.BMCKnown
-	6,  // 7: ingot.v1.BMCWanted.operation:type_name -> ingot.v1.Operation
-	23, // 8: ingot.v1.BMCWanted.boot_medium:type_name -> ingot.v1.BootMedium
-	0,  // 9: ingot.v1.Operation.action:type_name -> ingot.v1.OperationAction
-	24, // 10: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
-	24, // 11: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
-	24, // 12: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
-	25, // 13: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
-	9,  // 14: ingot.v1.SiteServiceReportRequest.reports:type_name -> ingot.v1.BMCReport
-	26, // 15: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
-	27, // 16: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
-	12, // 17: ingot.v1.SiteServiceDiscoveredRequest.bmcs:type_name -> ingot.v1.BMCDiscovered
-	24, // 18: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
-	17, // 19: ingot.v1.SiteServiceCachedRequest.images:type_name -> ingot.v1.ImageCached
-	28, // 20: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
-	29, // 21: ingot.v1.SiteServiceCachedRequest.boot_files:type_name -> ingot.v1.BootFiles
-	30, // 22: ingot.v1.ImageCached.check:type_name -> ingot.v1.ImageCheck
-	1,  // 23: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
-	8,  // 24: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
-	11, // 25: ingot.v1.SiteService.Discovered:input_type -> ingot.v1.SiteServiceDiscoveredRequest
-	14, // 26: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
-	16, // 27: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
-	19, // 28: ingot.v1.SiteService.Certificate:input_type -> ingot.v1.SiteServiceCertificateRequest
-	2,  // 29: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
-	10, // 30: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
-	13, // 31: ingot.v1.SiteService.Discovered:output_type -> ingot.v1.SiteServiceDiscoveredResponse
-	15, // 32: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
-	18, // 33: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
-	20, // 34: ingot.v1.SiteService.Certificate:output_type -> ingot.v1.SiteServiceCertificateResponse
-	29, // [29:35] is the sub-list for method output_type
-	23, // [23:29] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	7,  // 7: ingot.v1.BMCWanted.operation:type_name -> ingot.v1.Operation
+	24, // 8: ingot.v1.BMCWanted.boot_medium:type_name -> ingot.v1.BootMedium
+	6,  // 9: ingot.v1.BMCWanted.accounts:type_name -> ingot.v1.BMCAccount
+	6,  // 10: ingot.v1.BMCWanted.own:type_name -> ingot.v1.BMCAccount
+	0,  // 11: ingot.v1.Operation.action:type_name -> ingot.v1.OperationAction
+	25, // 12: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
+	25, // 13: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
+	25, // 14: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
+	26, // 15: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
+	10, // 16: ingot.v1.SiteServiceReportRequest.reports:type_name -> ingot.v1.BMCReport
+	27, // 17: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
+	28, // 18: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
+	13, // 19: ingot.v1.SiteServiceDiscoveredRequest.bmcs:type_name -> ingot.v1.BMCDiscovered
+	25, // 20: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
+	18, // 21: ingot.v1.SiteServiceCachedRequest.images:type_name -> ingot.v1.ImageCached
+	29, // 22: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
+	30, // 23: ingot.v1.SiteServiceCachedRequest.boot_files:type_name -> ingot.v1.BootFiles
+	31, // 24: ingot.v1.ImageCached.check:type_name -> ingot.v1.ImageCheck
+	1,  // 25: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
+	9,  // 26: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
+	12, // 27: ingot.v1.SiteService.Discovered:input_type -> ingot.v1.SiteServiceDiscoveredRequest
+	15, // 28: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
+	17, // 29: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
+	20, // 30: ingot.v1.SiteService.Certificate:input_type -> ingot.v1.SiteServiceCertificateRequest
+	2,  // 31: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
+	11, // 32: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
+	14, // 33: ingot.v1.SiteService.Discovered:output_type -> ingot.v1.SiteServiceDiscoveredResponse
+	16, // 34: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
+	19, // 35: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
+	21, // 36: ingot.v1.SiteService.Certificate:output_type -> ingot.v1.SiteServiceCertificateResponse
+	31, // [31:37] is the sub-list for method output_type
+	25, // [25:31] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_site_proto_init() }
@@ -1635,7 +1716,7 @@ func file_ingot_v1_site_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_site_proto_rawDesc), len(file_ingot_v1_site_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -43,6 +43,8 @@ const (
 	BMCServiceUpdateProcedure = "/ingot.v1.BMCService/Update"
 	// BMCServiceDeleteProcedure is the fully-qualified name of the BMCService's Delete RPC.
 	BMCServiceDeleteProcedure = "/ingot.v1.BMCService/Delete"
+	// BMCServiceRotateProcedure is the fully-qualified name of the BMCService's Rotate RPC.
+	BMCServiceRotateProcedure = "/ingot.v1.BMCService/Rotate"
 )
 
 // BMCServiceClient is a client for the ingot.v1.BMCService service.
@@ -52,6 +54,9 @@ type BMCServiceClient interface {
 	List(context.Context, *connect.Request[v1.BMCServiceListRequest]) (*connect.Response[v1.BMCServiceListResponse], error)
 	Update(context.Context, *connect.Request[v1.BMCServiceUpdateRequest]) (*connect.Response[v1.BMCServiceUpdateResponse], error)
 	Delete(context.Context, *connect.Request[v1.BMCServiceDeleteRequest]) (*connect.Response[v1.BMCServiceDeleteResponse], error)
+	// Rotate gives Ingot's own account at a BMC another password. The old one
+	// is good until the site has set the new one.
+	Rotate(context.Context, *connect.Request[v1.BMCServiceRotateRequest]) (*connect.Response[v1.BMCServiceRotateResponse], error)
 }
 
 // NewBMCServiceClient constructs a client for the ingot.v1.BMCService service. By default, it uses
@@ -95,6 +100,12 @@ func NewBMCServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(bMCServiceMethods.ByName("Delete")),
 			connect.WithClientOptions(opts...),
 		),
+		rotate: connect.NewClient[v1.BMCServiceRotateRequest, v1.BMCServiceRotateResponse](
+			httpClient,
+			baseURL+BMCServiceRotateProcedure,
+			connect.WithSchema(bMCServiceMethods.ByName("Rotate")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -105,6 +116,7 @@ type bMCServiceClient struct {
 	list   *connect.Client[v1.BMCServiceListRequest, v1.BMCServiceListResponse]
 	update *connect.Client[v1.BMCServiceUpdateRequest, v1.BMCServiceUpdateResponse]
 	delete *connect.Client[v1.BMCServiceDeleteRequest, v1.BMCServiceDeleteResponse]
+	rotate *connect.Client[v1.BMCServiceRotateRequest, v1.BMCServiceRotateResponse]
 }
 
 // Create calls ingot.v1.BMCService.Create.
@@ -132,6 +144,11 @@ func (c *bMCServiceClient) Delete(ctx context.Context, req *connect.Request[v1.B
 	return c.delete.CallUnary(ctx, req)
 }
 
+// Rotate calls ingot.v1.BMCService.Rotate.
+func (c *bMCServiceClient) Rotate(ctx context.Context, req *connect.Request[v1.BMCServiceRotateRequest]) (*connect.Response[v1.BMCServiceRotateResponse], error) {
+	return c.rotate.CallUnary(ctx, req)
+}
+
 // BMCServiceHandler is an implementation of the ingot.v1.BMCService service.
 type BMCServiceHandler interface {
 	Create(context.Context, *connect.Request[v1.BMCServiceCreateRequest]) (*connect.Response[v1.BMCServiceCreateResponse], error)
@@ -139,6 +156,9 @@ type BMCServiceHandler interface {
 	List(context.Context, *connect.Request[v1.BMCServiceListRequest]) (*connect.Response[v1.BMCServiceListResponse], error)
 	Update(context.Context, *connect.Request[v1.BMCServiceUpdateRequest]) (*connect.Response[v1.BMCServiceUpdateResponse], error)
 	Delete(context.Context, *connect.Request[v1.BMCServiceDeleteRequest]) (*connect.Response[v1.BMCServiceDeleteResponse], error)
+	// Rotate gives Ingot's own account at a BMC another password. The old one
+	// is good until the site has set the new one.
+	Rotate(context.Context, *connect.Request[v1.BMCServiceRotateRequest]) (*connect.Response[v1.BMCServiceRotateResponse], error)
 }
 
 // NewBMCServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -178,6 +198,12 @@ func NewBMCServiceHandler(svc BMCServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(bMCServiceMethods.ByName("Delete")),
 		connect.WithHandlerOptions(opts...),
 	)
+	bMCServiceRotateHandler := connect.NewUnaryHandler(
+		BMCServiceRotateProcedure,
+		svc.Rotate,
+		connect.WithSchema(bMCServiceMethods.ByName("Rotate")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/ingot.v1.BMCService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case BMCServiceCreateProcedure:
@@ -190,6 +216,8 @@ func NewBMCServiceHandler(svc BMCServiceHandler, opts ...connect.HandlerOption) 
 			bMCServiceUpdateHandler.ServeHTTP(w, r)
 		case BMCServiceDeleteProcedure:
 			bMCServiceDeleteHandler.ServeHTTP(w, r)
+		case BMCServiceRotateProcedure:
+			bMCServiceRotateHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -217,4 +245,8 @@ func (UnimplementedBMCServiceHandler) Update(context.Context, *connect.Request[v
 
 func (UnimplementedBMCServiceHandler) Delete(context.Context, *connect.Request[v1.BMCServiceDeleteRequest]) (*connect.Response[v1.BMCServiceDeleteResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.BMCService.Delete is not implemented"))
+}
+
+func (UnimplementedBMCServiceHandler) Rotate(context.Context, *connect.Request[v1.BMCServiceRotateRequest]) (*connect.Response[v1.BMCServiceRotateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("ingot.v1.BMCService.Rotate is not implemented"))
 }
