@@ -5,7 +5,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS   = -s -w -X main.version=$(VERSION)
 COMMANDS  = $(notdir $(wildcard cmd/*))
 
-.PHONY: build test race lint gen gen-check lab lab-test bench clean
+.PHONY: build test race lint gen gen-check lab lab-test lab-cycles bench clean
 
 build: $(COMMANDS:%=bin/%) bin/lldpsender  ## all programs, static, into bin/
 
@@ -39,6 +39,10 @@ lab: build  ## a data centre on this machine: power-on to a running system
 
 lab-test: build  ## real firmware, real FRR, real Redfish, a real browser (scripts/setup --browser); minutes
 	$(GO) test -tags lab -count=1 -timeout 40m -v -run Lab ./lab/... ./leaf/... ./web/...
+
+ROUNDS ?= 7
+lab-cycles: build  ## servers through allocation and release while random things break; ROUNDS cycles of each of three servers
+	INGOT_LAB_ROUNDS=$(ROUNDS) $(GO) test -tags lab,cycles -count=1 -timeout 4h -v -run Cycles ./lab
 
 bench:  ## benchmarks with peers side by side
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./...

@@ -1,4 +1,4 @@
-//go:build lab
+//go:build lab && cycles
 
 package lab_test
 
@@ -43,7 +43,7 @@ func onNothing(string, int) string          { return "" }
 // Servers are allocated, installed, released and clean again, while at a random
 // moment of each cycle something breaks for a while. INGOT_LAB_ROUNDS is how
 // many cycles each of three servers makes (1), INGOT_LAB_SEED repeats a run.
-func TestLabCycles(t *testing.T) {
+func TestCycles(t *testing.T) {
 	rounds, seed := number(t, "INGOT_LAB_ROUNDS", 1), uint64(number(t, "INGOT_LAB_SEED", int(time.Now().Unix())))
 	t.Logf("INGOT_LAB_ROUNDS=%d INGOT_LAB_SEED=%d", rounds, seed)
 	ctx := within(t, time.Duration(rounds+1)*12*time.Minute)
