@@ -31,6 +31,7 @@ type System struct {
 
 	layout   *Layout
 	password string // for the console
+	loaded   bool   // the kernel is in memory
 }
 
 // examine finds out what would fail later, before a disk is written: a layout
@@ -171,16 +172,25 @@ func (a *Agent) installBootloader(context.Context) error {
 	return writeBootloader(target, esp, s)
 }
 
-// finish reports the installation, and loads the new kernel once the report is
-// recorded. It is repeated until the control plane has heard of it.
+// finish loads the new kernel, has the disks keep what was written, and reports
+// the installation: from the report on the machine boots from disk, also if it
+// loses power before the new kernel starts. It is repeated until the control
+// plane has heard of it.
 func (a *Agent) finish(ctx context.Context) error {
 	s := a.system
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	if !s.Reset {
+	if !s.Reset && !s.loaded {
 		if err := s.load(); err != nil {
 			return err
 		}
+		s.loaded = true
+	}
+	if err := s.layout.Unmount(target); err != nil {
+		return err
+	}
+	if err := s.layout.Sync(); err != nil {
+		return err
 	}
 	_, err := a.api.agent.Installed(ctx, connect.NewRequest(&ingotv1.AgentServiceInstalledRequest{
 		Uuid: a.uuid, BootId: a.bootID, Allocation: s.Allocation, ConsolePassword: s.password,
@@ -194,10 +204,6 @@ func (a *Agent) finish(ctx context.Context) error {
 // Start leaves the boot image for the installed system. It returns only if
 // that fails.
 func (s *System) Start() error {
-	if err := s.layout.Unmount(target); err != nil {
-		return err
-	}
-	unix.Sync()
 	if s.Reset {
 		return unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	}

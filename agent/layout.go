@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -273,6 +274,20 @@ func (l *Layout) Unmount(target string) error {
 		}
 	}
 	return first
+}
+
+// Sync has the disks of the layout write what is in their caches.
+func (l *Layout) Sync() error {
+	for _, d := range l.want.GetDisks() {
+		f, err := os.Open(d.GetDevice())
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return fault.Wrap(fault.Unavailable, "disk "+d.GetDevice(), "did not write what it was given", err)
+		}
+	}
+	return nil
 }
 
 // Fstab returns the file system table of the installed system (fstab(5)).
