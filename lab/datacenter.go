@@ -33,6 +33,9 @@ type Plan struct {
 	Debian bool
 	// Boot is the medium that servers boot: UKI.
 	Boot BootMedium
+	// DataDisk gives every server a second disk, Releases offers a second release
+	// of the small image.
+	DataDisk, Releases bool
 	// Capture records every wire between servers and leaves from the start.
 	Capture bool
 	// Say tells a person what is going on.
@@ -258,6 +261,9 @@ func (d *DataCenter) rack(ctx, run context.Context) error {
 		spec := Spec{
 			Name: serverName(n), UUID: UUID(n), Serial: fmt.Sprintf("SN%04d", n), Manufacturer: "Ingot", Product: "Lab server", Memory: 512,
 			Disks: []Disk{{Size: 4 << 30, Serial: fmt.Sprintf("DISK%04d", n)}},
+		}
+		if d.plan.DataDisk {
+			spec.Disks = append(spec.Disks, Disk{Size: 64 << 20, Serial: fmt.Sprintf("DATA%04d", n)})
 		}
 		for i, leaf := range leafNames {
 			w := d.wire(serverName(n) + "-" + leaf)

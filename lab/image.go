@@ -246,8 +246,9 @@ var diskModules = []string{"virtio_pci", "virtio_blk", "nvme", "ext4"}
 // server, a program that sends LLDP frames (a static program of this machine)
 // and a kernel with an initrd that mounts the root file system named on the
 // command line. It is the guests' system on a disk, starts /etc/service as they
-// do, and takes the names of its ports from /etc/ingot/ports.
-func (c *Cache) BusyboxImage(ctx context.Context, lldp string) (string, error) {
+// do, and takes the names of its ports from /etc/ingot/ports. One with a release
+// says so on the console when it starts.
+func (c *Cache) BusyboxImage(ctx context.Context, lldp, release string) (string, error) {
 	p, err := c.Parts(ctx)
 	if err != nil {
 		return "", err
@@ -268,7 +269,11 @@ func (c *Cache) BusyboxImage(ctx context.Context, lldp string) (string, error) {
 	files["/usr/sbin/lldpsender"] = Program(lldp)
 	files["/etc/kernel/cmdline"] = Text("quiet " + KernelArguments() + "\n")
 	// It speaks before FRR does, which takes seconds to start.
-	files["/etc/rc.local"] = Script("#!/bin/sh\n(while :; do /usr/sbin/lldpsender; sleep 1; done) &\n")
+	say := ""
+	if release != "" {
+		say = "echo guest: release " + release + "\n"
+	}
+	files["/etc/rc.local"] = Script("#!/bin/sh\n" + say + "(while :; do /usr/sbin/lldpsender; sleep 1; done) &\n")
 	files["/etc/service/ssh"] = Script("#!/bin/sh\n" + sshd + "\n")
 	inputs, err := system.inputs(p)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 // initrd, as a server does after an installation.
 func TestLabBusyboxImage(t *testing.T) {
 	ctx, c := within(t, 5*time.Minute), cache(t)
-	image, err := c.BusyboxImage(ctx, filepath.Join(programs(t), "lldpsender"))
+	image, err := c.BusyboxImage(ctx, filepath.Join(programs(t), "lldpsender"), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,6 +87,7 @@ type BMC struct {
 	accounts  map[string]account
 	tasks     map[string]func(http.ResponseWriter, *http.Request)
 	pretended Override // what is shown while IgnoresOverride
+	resets    []ResetType
 
 	media  drive
 	trusts authorities
@@ -133,6 +134,13 @@ func (b *BMC) Requests() int { return int(b.requests.Load()) }
 
 // Logins returns how many sessions the BMC has given out.
 func (b *BMC) Logins() int { return int(b.logins.Load()) }
+
+// Resets returns what was asked of the server's power, in order.
+func (b *BMC) Resets() []ResetType {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.resets)
+}
 
 // Forget ends all sessions without telling anybody, as a restart of the BMC
 // does.
@@ -416,6 +424,9 @@ func (b *BMC) reset(w http.ResponseWriter, r *http.Request) {
 	err := b.setPower(r, body.ResetType)
 	switch {
 	case err == nil:
+		b.mu.Lock()
+		b.resets = append(b.resets, body.ResetType)
+		b.mu.Unlock()
 		w.WriteHeader(http.StatusNoContent)
 	case errors.Is(err, fault.Invalid):
 		b.fail(w, http.StatusBadRequest, "ActionParameterNotSupported", "The parameter ResetType for the action ComputerSystem.Reset is not supported on the target resource: "+string(body.ResetType))

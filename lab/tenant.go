@@ -51,10 +51,11 @@ func (d *DataCenter) SSH(ctx context.Context, name string, args ...string) (stri
 	return string(out), err
 }
 
-// The images of the catalogue; Debian only if the Plan has it.
+// The images of the catalogue; those after the first only if the Plan has them.
 const (
-	Busybox = "busybox-1.0.0"
-	Debian  = "debian-12.0.0"
+	Busybox  = "busybox-1.0.0"
+	Busybox2 = "busybox-2.0.0"
+	Debian   = "debian-12.0.0"
 )
 
 // Images returns the ids of the operating systems that a server can get.
@@ -69,11 +70,18 @@ type osImage struct {
 
 // buildImages makes the images that are offered.
 func (d *DataCenter) buildImages(ctx context.Context) error {
-	busybox, err := d.cache.BusyboxImage(ctx, filepath.Join(d.plan.Bin, "lldpsender"))
+	busybox, err := d.cache.BusyboxImage(ctx, filepath.Join(d.plan.Bin, "lldpsender"), "")
 	if err != nil {
 		return err
 	}
 	d.images = []osImage{{ID: Busybox, Name: "Busybox, a small system for trying things", Path: "/busybox.tar.zst", file: busybox}}
+	if d.plan.Releases {
+		second, err := d.cache.BusyboxImage(ctx, filepath.Join(d.plan.Bin, "lldpsender"), "2")
+		if err != nil {
+			return err
+		}
+		d.images = append(d.images, osImage{ID: Busybox2, Name: "Busybox, its second release", Path: "/busybox2.tar.zst", file: second})
+	}
 	if d.plan.Debian {
 		debian, err := d.cache.DebianImage(ctx)
 		if err != nil {
@@ -93,6 +101,12 @@ func (d *DataCenter) buildImages(ctx context.Context) error {
 		i.Size = info.Size()
 	}
 	return nil
+}
+
+// Reinstall puts another image on server n.
+func (d *DataCenter) Reinstall(ctx context.Context, n int, project, image string) error {
+	_, err := d.Ingot(ctx, "machine", "reinstall", UUID(n), "--project", project, "--image", image, "--yes")
+	return err
 }
 
 // Free deletes the allocation of server n.

@@ -74,7 +74,7 @@ func build(ctx context.Context, dir, bin string) error {
 	if err != nil {
 		return err
 	}
-	osImage, err := c.BusyboxImage(ctx, filepath.Join(bin, "lldpsender"))
+	osImage, err := c.BusyboxImage(ctx, filepath.Join(bin, "lldpsender"), "")
 	if err != nil {
 		return err
 	}
