@@ -65,6 +65,10 @@ func TestLabDataCenter(t *testing.T) {
 				if !strings.Contains(list, lab.UUID(n)+" lab-small") {
 					t.Errorf("machine %d is not listed with its size:\n%s", n, list)
 				}
+				wipes, err := d.Ingot(ctx, "machine", "wipes", lab.UUID(n), "--verify", "--template", "{{.disk.name}} {{.result}} {{.method}}")
+				if err != nil || !strings.Contains(wipes, "vda WIPE_RESULT_DONE WIPE_METHOD_DISCARD") {
+					t.Errorf("the disk of machine %d is not proven to be wiped: %v\n%s", n, err, wipes)
+				}
 			}
 		}},
 		{"unprovisioned servers are alone", func(t *testing.T) { checkIsolation(t, d, dir) }},

@@ -49,6 +49,8 @@ type Disk struct {
 	Serial string
 	// Bus is how it is connected.
 	Bus Bus
+	// Worn makes it a disk that takes no writes any more, and says so.
+	Worn bool
 	// NoDiscard makes it a disk that has to be overwritten to be erased; only
 	// virtio has such.
 	NoDiscard bool
@@ -252,10 +254,23 @@ func (s *Spec) storage(dir, media string, order Override) []string {
 			serial = id
 		}
 		a = append(a,
-			"-drive", "if=none,id="+id+",format=raw,cache=unsafe,discard=unmap,file="+escape(filepath.Base(diskFile(dir, i))),
+			"-drive", "if=none,id="+id+",format=raw,cache=unsafe,discard=unmap,"+d.backend(filepath.Base(diskFile(dir, i))),
 			"-device", fmt.Sprintf("%s,drive=%s,serial=%s,bootindex=%d", device, id, escape(serial), 2+i))
 	}
 	return a
+}
+
+// backend renders the file behind a disk, with an error for every write to a
+// worn one.
+func (d *Disk) backend(file string) string {
+	if !d.Worn {
+		return "file=" + escape(file)
+	}
+	b := "file.driver=blkdebug,file.image.driver=file,file.image.filename=" + escape(file)
+	for i, kind := range []string{"write", "write-zeroes", "discard"} {
+		b += fmt.Sprintf(",file.inject-error.%d.event=none,file.inject-error.%d.iotype=%s,file.inject-error.%d.errno=5", i, i, kind, i)
+	}
+	return b
 }
 
 func (s *Spec) network() []string {

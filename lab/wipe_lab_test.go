@@ -19,7 +19,7 @@ import (
 )
 
 // TestLabWipe wipes a disk on every bus in a guest and looks for what was on it
-// from outside.
+// from outside. One disk is worn.
 func TestLabWipe(t *testing.T) {
 	const size, secret = 128 << 20, "what the last tenant would not like to be read, "
 	disks := []struct {
@@ -29,6 +29,7 @@ func TestLabWipe(t *testing.T) {
 		{lab.Disk{Bus: lab.NVMe}, "-nvme sanitize crypto -nvme sanitize block -nvme format crypto nvme format erase"},
 		{lab.Disk{Bus: lab.Virtio}, "discard"},
 		{lab.Disk{Bus: lab.Virtio, NoDiscard: true}, "-discard overwrite"},
+		{lab.Disk{Bus: lab.Virtio, Worn: true}, "-discard -overwrite disk vdc (serial LAB3): cannot be wiped: overwrite: before it began: flush: sync /dev/vdc: input/output error; replace the disk"},
 		{lab.Disk{Bus: lab.SCSI}, "discard"},
 		{lab.Disk{Bus: lab.ATA}, "-ata sanitize crypto -ata sanitize block -ata erase enhanced -ata erase discard"},
 	}
@@ -80,9 +81,9 @@ func TestLabWipe(t *testing.T) {
 			how += "-" + method(try.GetMethod()) + " "
 			t.Logf("%s: not %s: %s", w.GetDisk().GetName(), method(try.GetMethod()), try.GetReason())
 		}
-		how += method(w.GetMethod())
+		how += method(w.GetMethod()) + w.GetError()
 		serial := w.GetDisk().GetSerial()
-		if how != want[serial] || w.GetError() != "" || w.GetCheck().GetSamples() < 64 || w.GetCheck().GetEdgeBytes() != 1<<20 {
+		if how != want[serial] || w.GetError() == "" && (w.GetCheck().GetSamples() < 64 || w.GetCheck().GetEdgeBytes() != 1<<20) {
 			t.Errorf("%s (serial %s) is wiped by %q, want %q: %v", w.GetDisk().GetName(), serial, how, want[serial], w)
 		}
 		t.Logf("%s (serial %s): %s, %d samples, in %v", w.GetDisk().GetName(), serial, how, w.GetCheck().GetSamples(), w.GetEnd().AsTime().Sub(w.GetStart().AsTime()))
@@ -91,7 +92,10 @@ func TestLabWipe(t *testing.T) {
 	if len(want) > 0 {
 		t.Errorf("nothing is said of %v", want)
 	}
-	for i := range disks {
+	for i, d := range disks {
+		if d.Worn {
+			continue
+		}
 		b, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("disk%d.raw", i)))
 		if err != nil {
 			t.Fatal(err)
@@ -106,5 +110,8 @@ func TestLabWipe(t *testing.T) {
 }
 
 func method(m ingotv1.WipeMethod) string {
+	if m == 0 {
+		return ""
+	}
 	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(m.String(), "WIPE_METHOD_"), "_", " "))
 }
