@@ -25,8 +25,9 @@ import (
 type BMCs struct {
 	cfg BMCsConfig
 
-	mu   sync.Mutex
-	open map[string]*session // by the BMC's id
+	mu     sync.Mutex
+	open   map[string]*session // by the BMC's id
+	forgot time.Time           // when old records were last removed
 }
 
 // BMCsConfig of BMCs.

@@ -82,8 +82,18 @@ func (b *BMCs) operate(ctx context.Context, c controller, want *ingotv1.BMCWante
 	return b.forget()
 }
 
-// forget removes records of operations that ended long ago.
+// forget removes records of operations that ended long ago, now and then: there
+// may be as many as BMCs.
 func (b *BMCs) forget() error {
+	b.mu.Lock()
+	due := time.Since(b.forgot) >= time.Hour
+	if due {
+		b.forgot = time.Now()
+	}
+	b.mu.Unlock()
+	if !due {
+		return nil
+	}
 	all, err := os.ReadDir(b.cfg.Dir)
 	if err != nil {
 		return err

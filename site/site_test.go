@@ -51,7 +51,7 @@ type control struct {
 	lose      int // answers to Done that get lost
 }
 
-func newControl(t *testing.T) (*control, ingotv1connect.SiteServiceClient) {
+func newControl(t testing.TB) (*control, ingotv1connect.SiteServiceClient) {
 	t.Helper()
 	c := &control{
 		moved: make(chan struct{}), bmcs: map[string]*ingotv1.BMCReport{},
@@ -144,18 +144,19 @@ func (c *control) Cached(_ context.Context, r *connect.Request[ingotv1.SiteServi
 }
 
 // eventually waits until the condition holds; state says what is the case.
-func (c *control) eventually(t *testing.T, what string, holds func() bool) {
+func (c *control) eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		c.mu.Lock()
 		ok := holds()
-		state := fmt.Sprint(c.bmcs, c.found, c.done, c.medium, c.images)
 		c.mu.Unlock()
 		if ok {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not in 30 s: %s\n%s", what, state)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			t.Fatalf("not in 30 s: %s\n%s", what, fmt.Sprint(c.bmcs, c.found, c.done, c.medium, c.images))
 		}
 	}
 }
@@ -233,7 +234,7 @@ func newServerWith(t *testing.T, id, serial string, trust lab.Trust) server {
 }
 
 // medium is a boot medium that a BMC can fetch.
-func medium(t *testing.T) func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{}) {
+func medium(t testing.TB) func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{}) {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "medium") }))
 	t.Cleanup(s.Close)
