@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
@@ -136,4 +139,59 @@ func FuzzVisit(f *testing.F) {
 			t.Errorf("%q is read as %+v", user, v)
 		}
 	})
+}
+
+// TestGuests opens connections from few and from many addresses.
+func TestGuests(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	g := guests{from: map[string]*guest{}}
+	from := func(addr string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)) }
+	var leave []func()
+	for i := range maxFrom {
+		l, ok := g.enter(from(fmt.Sprintf("[2001:db8::%x]:1000", i)), now) // all of one /64
+		if !ok {
+			t.Fatalf("connection %d is refused", i+1)
+		}
+		leave = append(leave, l)
+	}
+	if _, ok := g.enter(from("[2001:db8::ffff]:1"), now); ok {
+		t.Error("one /64 has more connections than it may")
+	}
+	for _, l := range leave {
+		l()
+	}
+	if _, ok := g.enter(from("[2001:db8::1]:1"), now); ok {
+		t.Error("connections come as fast as they go")
+	}
+	now = now.Add(time.Second)
+	if l, ok := g.enter(from("[2001:db8::1]:1"), now); !ok {
+		t.Error("a connection a second is refused")
+	} else {
+		l()
+	}
+	if _, ok := g.enter(from("[2001:db8::1]:1"), now); ok {
+		t.Error("more than one connection a second")
+	}
+
+	// Many come once and are forgotten; no more than maxGuests stay.
+	for i := range 20 * maxGuests {
+		now = now.Add(100 * time.Millisecond)
+		l, ok := g.enter(from(fmt.Sprintf("10.0.%d.%d:1", i>>8, i&0xff)), now)
+		if !ok {
+			t.Fatalf("address %d is refused", i+1)
+		}
+		l()
+	}
+	if len(g.from) > 16*maxGuests {
+		t.Errorf("%d addresses are remembered", len(g.from))
+	}
+	now = now.Add(time.Hour)
+	for i := range maxGuests {
+		if _, ok := g.enter(from(fmt.Sprintf("10.1.%d.%d:1", i>>8, i&0xff)), now); !ok {
+			t.Fatalf("guest %d is refused", i+1)
+		}
+	}
+	if _, ok := g.enter(from("192.0.2.1:1"), now); ok {
+		t.Error("there are too many guests")
+	}
 }
