@@ -22,6 +22,7 @@ import (
 type control struct {
 	bin, dir string // folders of the programs, of the state
 	addr     string // where the API listens, on the loopback
+	consoles string // where consoles are served over SSH
 	cmd      *exec.Cmd
 	ended    chan struct{}
 	err      error
@@ -39,7 +40,11 @@ func startControl(ctx context.Context, bin, dir string) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &control{bin: bin, dir: dir, addr: addr}
+	consoles, err := freeAddress(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &control{bin: bin, dir: dir, addr: addr, consoles: consoles}
 	if err := c.start(ctx); err != nil {
 		return nil, err
 	}
@@ -54,7 +59,7 @@ func (c *control) start(ctx context.Context) error {
 	}
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(c.bin, "ingotd"), "serve", //nolint:noctx // it outlives ctx, which bounds the start; Close ends it
-		"--data-dir", filepath.Join(c.dir, "data"), "--listen", c.addr, "--host-name", "127.0.0.1,"+hostSeen)
+		"--data-dir", filepath.Join(c.dir, "data"), "--listen", c.addr, "--console-listen", c.consoles, "--host-name", "127.0.0.1,"+hostSeen)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -101,7 +106,8 @@ func (c *control) ready(ctx context.Context) error {
 		}
 		select {
 		case <-c.ended:
-			return fmt.Errorf("ingotd ended at its start: %w; see %s", c.err, c.logFile())
+			log, _ := os.ReadFile(c.logFile()) // what can be said without it is said
+			return fmt.Errorf("ingotd ended at its start: %w; the end of its log:\n%s", c.err, tail(log, 1000))
 		case <-ctx.Done():
 			return fmt.Errorf("ingotd does not get ready; see %s", c.logFile())
 		case <-time.After(20 * time.Millisecond):

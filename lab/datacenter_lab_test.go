@@ -34,8 +34,8 @@ func programs(t *testing.T) string {
 // through its network.
 func TestLabDataCenter(t *testing.T) {
 	ctx := within(t, 15*time.Minute)
-	dir := t.TempDir()
-	d, err := cache(t).NewDataCenter(ctx, lab.Plan{Dir: dir, Bin: programs(t), Servers: 2, Debian: true, Capture: true, Say: t.Logf})
+	dir, bin := t.TempDir(), programs(t)
+	d, err := cache(t).NewDataCenter(ctx, lab.Plan{Dir: dir, Bin: bin, Servers: 2, Debian: true, Capture: true, Say: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,6 +87,7 @@ func TestLabDataCenter(t *testing.T) {
 		}},
 		{"reached through its VRF", func(t *testing.T) { checkReach(ctx, t, d) }},
 		{"a bug report", func(t *testing.T) { checkReport(ctx, t, d) }},
+		{"used at its console", func(t *testing.T) { checkConsole(ctx, t, d, bin, 2) }},
 		{"no secret is left behind", func(t *testing.T) { checkSecrets(ctx, t, d) }},
 	}
 	for _, s := range steps {

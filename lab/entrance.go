@@ -29,6 +29,7 @@ type Entrance struct {
 	URL       string // of the API
 	CAFile    string // of the API's certificate
 	TokenFile string // of the operator
+	Consoles  string // where consoles of servers are served over SSH
 	Leaves    []Jump
 }
 
@@ -76,7 +77,7 @@ func (d *DataCenter) open(ctx context.Context) error {
 	}
 	d.key = strings.TrimSpace(string(b))
 	api := d.control.api()
-	d.Entrance = &Entrance{Dir: d.plan.Dir, URL: api.URL, CAFile: api.CAFile, TokenFile: api.TokenFile}
+	d.Entrance = &Entrance{Dir: d.plan.Dir, URL: api.URL, CAFile: api.CAFile, TokenFile: api.TokenFile, Consoles: d.control.consoles}
 	for _, name := range leafNames {
 		addr, err := freeAddress(ctx)
 		if err != nil {
@@ -134,6 +135,14 @@ func (e *Entrance) SSH(ctx context.Context, name string, args ...string) (*exec.
 		return e.ssh(ctx, []string{"-o", "ProxyCommand=" + quoted(through.Args), "-o", "HostKeyAlias=" + t.allocation, "metal@" + t.address}, args...), nil
 	}
 	return nil, fault.Wrap(fault.Unavailable, "server "+name, "cannot be reached through any leaf", errors.Join(failed...))
+}
+
+// Console returns the command that opens the serial console of server n, which
+// must have been allocated with the operator's key, as its owner does it. It
+// has a terminal.
+func (e *Entrance) Console(ctx context.Context, n int) *exec.Cmd {
+	host, port, _ := strings.Cut(e.Consoles, ":")
+	return e.ssh(ctx, []string{"-tt", "-p", port, "-o", "HostKeyAlias=consoles", UUID(n) + "@" + host})
 }
 
 // target is an installed server as leaves see it.
