@@ -147,6 +147,8 @@ func (s *Shell) start() {
 	switch {
 	case s.order.Target == FromCD && s.media != "":
 		from = s.media
+	case s.order.Target == FromUSB:
+		from = "stick"
 	case s.order.Target == FromSetup:
 		from = "setup"
 	}

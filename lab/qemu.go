@@ -50,6 +50,7 @@ type Target string
 const (
 	OwnOrder Target = "None"
 	FromCD   Target = "Cd"
+	FromUSB  Target = "Usb"
 	FromDisk Target = "Hdd"
 	// FromSetup is the menu of the firmware, where there is one.
 	FromSetup Target = "BiosSetup"
@@ -237,19 +238,23 @@ func (v *VM) consume(p *process) {
 
 // arm makes the current order that of the next start. v.mu is held.
 func (v *VM) arm(p *process) error {
-	if p == nil || !v.spec.CDROM {
+	if p == nil {
 		return nil
 	}
-	const drive = "/machine/peripheral/cdrom"
-	want := bootIndex(v.order)
-	var have int
-	if err := p.qmp.do("qom-get", map[string]any{"path": drive, "property": "bootindex"}, &have); err != nil {
-		return err
+	for _, d := range v.spec.removable(v.order) {
+		at := "/machine/peripheral/" + d.id
+		var have int
+		if err := p.qmp.do("qom-get", map[string]any{"path": at, "property": "bootindex"}, &have); err != nil {
+			return err
+		}
+		if have == d.index {
+			continue // setting the same value is an error to QEMU
+		}
+		if err := p.qmp.do("qom-set", map[string]any{"path": at, "property": "bootindex", "value": d.index}, nil); err != nil {
+			return err
+		}
 	}
-	if have == want {
-		return nil // setting the same value is an error to QEMU
-	}
-	return p.qmp.do("qom-set", map[string]any{"path": drive, "property": "bootindex", "value": want}, nil)
+	return nil
 }
 
 // SetOverride sets what the firmware tries first from the next start on.

@@ -153,7 +153,7 @@ func (b *BMC) system() object {
 
 // targets are what a client may have the server start from.
 func (b *BMC) targets() []Target {
-	all := []Target{OwnOrder, FromCD, FromDisk}
+	all := []Target{OwnOrder, FromCD, FromUSB, FromDisk}
 	if b.cfg.Setup {
 		all = append(all, FromSetup)
 	}

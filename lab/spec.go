@@ -37,6 +37,9 @@ type Spec struct {
 	Disks []Disk
 	// CDROM adds a drive for virtual media.
 	CDROM bool
+	// Stick is a file of the host in a USB port, which the firmware tries
+	// after the disks; empty without.
+	Stick string
 	// NICs are the network cards, in the order the guest finds them.
 	NICs []NIC
 }
@@ -159,13 +162,40 @@ func (f *Firmware) copyVars(to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// bootIndex is the place of the virtual CD among the devices the firmware
-// tries; disks are at 2 and up.
-func bootIndex(o Override) int {
-	if o.Target == FromCD {
-		return 0
+// A placed device has a place among those that the firmware tries.
+type placed struct {
+	id    string
+	index int
+}
+
+// removable are the devices whose place an override changes; disks are at 2 and
+// up. The one that comes first is last, since no two may have one place.
+func (s *Spec) removable(o Override) []placed {
+	var all []placed
+	if s.CDROM {
+		all = append(all, placed{"cdrom", 100})
 	}
-	return 100
+	if s.Stick != "" {
+		all = append(all, placed{"stick", 99})
+	}
+	first := map[Target]string{FromCD: "cdrom", FromUSB: "stick"}[o.Target]
+	for i, d := range all {
+		if d.id == first {
+			all = append(slices.Delete(all, i, i+1), placed{first, 0})
+			break
+		}
+	}
+	return all
+}
+
+// place returns the place of a removable device.
+func (s *Spec) place(id string, o Override) string {
+	for _, d := range s.removable(o) {
+		if d.id == id {
+			return strconv.Itoa(d.index)
+		}
+	}
+	return ""
 }
 
 // firstFile is the descriptor of the first file a VM's process inherits: the
@@ -229,9 +259,14 @@ func (s *Spec) storage(dir, media string, order Override) []string {
 		}
 		a = append(a,
 			"-drive", "if=none,id=cd,media=cdrom,readonly=on"+file,
-			"-device", "scsi-cd,id=cdrom,drive=cd,bus=scsi.0,bootindex="+strconv.Itoa(bootIndex(order)))
+			"-device", "scsi-cd,id=cdrom,drive=cd,bus=scsi.0,bootindex="+s.place("cdrom", order))
 	}
 	ata := 0 // places on the controller in use, of four
+	if s.Stick != "" {
+		a = append(a,
+			"-drive", "if=none,id=usb,format=raw,readonly=on,file="+escape(s.Stick),
+			"-device", "qemu-xhci", "-device", "usb-storage,id=stick,drive=usb,removable=on,bootindex="+s.place("stick", order))
+	}
 	for i, d := range s.Disks {
 		id, device := "disk"+strconv.Itoa(i), string(d.Bus)
 		switch {
