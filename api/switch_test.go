@@ -203,6 +203,10 @@ func TestFabrics(t *testing.T) {
 	wantCode(t, err, connect.CodeAlreadyExists, "fabric of partition partition-2: fd00:b::/48 overlaps fd00:b::/48 of partition partition-1; choose another range")
 	_, err = c.Get(ctx, connect.NewRequest(&ingotv1.FabricServiceGetRequest{Partition: "partition-2"}))
 	wantCode(t, err, connect.CodeNotFound, "fabric of partition partition-2: not found")
+	stick := testFabric()
+	stick.BootMedium = ingotv1.BootMedium_BOOT_MEDIUM_STICK
+	_, err = c.Put(ctx, connect.NewRequest(&ingotv1.FabricServicePutRequest{Fabric: stick}))
+	wantCode(t, err, connect.CodeInvalidArgument, "fabric of partition partition-1: its boot_medium cannot be a stick, which somebody has to put into each server; choose uki or ipxe, and stick for single servers with 'ingot bmc update'")
 	_, err = w.create(&adminv2.NetworkServiceCreateRequest{Id: proto.String("boot"), Type: apiv2.NetworkType_NETWORK_TYPE_EXTERNAL, Vrf: proto.Uint32(12), Prefixes: []string{"fd00:b:0:7::/64"}})
 	wantCode(t, err, connect.CodeAlreadyExists, "fd00:b:0:7::/64 overlaps fd00:b::/48")
 }

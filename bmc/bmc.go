@@ -110,6 +110,7 @@ type Target string
 const (
 	None Target = "None" // the server's own order
 	CD   Target = "Cd"
+	USB  Target = "Usb"
 	Disk Target = "Hdd"
 	// Setup is the menu of the server's firmware.
 	Setup Target = "BiosSetup"

@@ -176,7 +176,7 @@ func Wanted(r store.Reader, b *ingotv1.BMC) *ingotv1.BMCWanted {
 	a, allocated := records.Allocations.Peek(r, w.GetMachine())
 	installed := allocated && a.GetInstalled() != nil
 	w.Allocation = a.GetAllocation().GetUuid()
-	stillMedium := status.GetStatus().GetMedium().GetOverrideTarget() == "Cd" && status.GetStatus().GetMedium().GetOverrideEnabled() != "Disabled"
+	stillMedium := fromMedium(status.GetStatus().GetMedium().GetOverrideTarget()) && status.GetStatus().GetMedium().GetOverrideEnabled() != "Disabled"
 	w.Medium = !installed
 	w.Enforce = m.GetCondition().GetState() != apiv2.MachineState_MACHINE_STATE_LOCKED && (!installed || stillMedium || m.GetPhase() == bootingNewKernel)
 	if o, ok := records.Operations.Peek(r, w.GetMachine()); ok && o.GetOperation().GetDone() == nil {

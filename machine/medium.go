@@ -17,7 +17,12 @@ import (
 const (
 	ukiMedium  = ingotv1.BootMedium_BOOT_MEDIUM_UKI
 	ipxeMedium = ingotv1.BootMedium_BOOT_MEDIUM_IPXE
+	// A stick has one of the others on it.
+	stickMedium = ingotv1.BootMedium_BOOT_MEDIUM_STICK
 )
+
+// fromMedium reports whether a boot override leads to the boot medium.
+func fromMedium(target string) bool { return target == "Cd" || target == "Usb" }
 
 // Medium returns which medium a partition's machines boot, or the one behind
 // the given BMC, which may be nil.

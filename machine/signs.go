@@ -133,9 +133,9 @@ func (s *signs) medium() {
 	}
 	detail := ""
 	switch m := b.GetMedium(); {
-	case !m.GetInserted():
+	case !m.GetInserted() && s.kind() != stickMedium:
 		detail = "the virtual drive is empty"
-	case m.GetOverrideEnabled() == "Disabled" || m.GetOverrideTarget() != "Cd":
+	case m.GetOverrideEnabled() == "Disabled" || !fromMedium(m.GetOverrideTarget()):
 		detail = "the boot override is " + m.GetOverrideTarget() + ", " + m.GetOverrideEnabled()
 	}
 	s.add(fromBMC, "the boot medium", detail == "", b.GetMedium().GetChecked(), detail)

@@ -35,6 +35,10 @@ func PutFabric(tx *store.Tx, f *ingotv1.Fabric) (*ingotv1.Fabric, error) {
 	if f.GetBootMedium() == ingotv1.BootMedium_BOOT_MEDIUM_UNSPECIFIED {
 		f.BootMedium = ingotv1.BootMedium_BOOT_MEDIUM_UKI
 	}
+	if f.GetBootMedium() == ingotv1.BootMedium_BOOT_MEDIUM_STICK {
+		return nil, fault.New(fault.Invalid, "fabric of partition "+f.GetPartition(), "its boot_medium cannot be a stick, which somebody has to put into each server",
+			"choose uki or ipxe, and stick for single servers with 'ingot bmc update'")
+	}
 	if f.GetBootDomain() == "" {
 		f.BootDomain = defaultDomain
 	}

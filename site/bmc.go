@@ -324,6 +324,9 @@ func (b *BMCs) enforce(ctx context.Context, c controller, want *ingotv1.BMCWante
 		}
 		return true, c.SetBoot(ctx, bmc.None, bmc.Disabled)
 	}
+	if want.GetBootMedium() == ingotv1.BootMedium_BOOT_MEDIUM_STICK {
+		return bootFrom(ctx, c, bmc.USB, is)
+	}
 	medium, _ := b.cfg.Medium(want.GetBootMedium())
 	if medium.GetUrl() == "" {
 		return false, fault.New(fault.Precondition, "partition "+b.cfg.Partition, "has no boot medium yet", "look at the site's boot part and the partition's boot configuration")
@@ -334,11 +337,17 @@ func (b *BMCs) enforce(ctx context.Context, c controller, want *ingotv1.BMCWante
 		}
 		wrote = true
 	}
-	if is.Boot == bmc.CD && is.BootDuration != bmc.Disabled {
-		return wrote, nil
+	set, err := bootFrom(ctx, c, bmc.CD, is)
+	return wrote || set, err
+}
+
+// bootFrom sets the boot override, and reports whether it had to.
+func bootFrom(ctx context.Context, c bmc.Booter, from bmc.Target, is bmc.State) (wrote bool, err error) {
+	if is.Boot == from && is.BootDuration != bmc.Disabled {
+		return false, nil
 	}
-	if err = c.SetBoot(ctx, bmc.CD, bmc.Continuous); err != nil {
-		err = c.SetBoot(ctx, bmc.CD, bmc.Once)
+	if err = c.SetBoot(ctx, from, bmc.Continuous); err != nil {
+		err = c.SetBoot(ctx, from, bmc.Once)
 	}
 	return true, err
 }

@@ -82,7 +82,7 @@ func TestIPXE(t *testing.T) {
 	w := &ingotv1.SiteWanted{
 		KernelUrl: origin.URL + "/kernel", InitrdUrl: origin.URL + "/initrd", CommandLine: "console=ttyS0",
 		Fabric: &ingotv1.Fabric{BootAddress: "fd00:b007::1", BootMedium: ingotv1.BootMedium_BOOT_MEDIUM_IPXE}, Ca: string(newServer(t, "x").bmc.CA()),
-		Bmcs: []*ingotv1.BMCWanted{{Id: "b1", BootMedium: ingotv1.BootMedium_BOOT_MEDIUM_IPXE}, {Id: "b2", BootMedium: ingotv1.BootMedium_BOOT_MEDIUM_UKI}},
+		Bmcs: []*ingotv1.BMCWanted{{Id: "b1", BootMedium: ingotv1.BootMedium_BOOT_MEDIUM_IPXE}, {Id: "b2", BootMedium: ingotv1.BootMedium_BOOT_MEDIUM_UKI}, {Id: "b3", BootMedium: ingotv1.BootMedium_BOOT_MEDIUM_STICK}},
 	}
 	step := func() error {
 		_, err := m.Step(t.Context(), w)
@@ -194,4 +194,26 @@ func TestAuthority(t *testing.T) {
 		is := c.bmcs["b2"].GetStatus().GetMedium()
 		return is.GetInserted() && is.GetTrusted()
 	})
+}
+
+// A server that boots from a stick is given no medium, only the override.
+func TestStick(t *testing.T) {
+	c, api := newControl(t)
+	s := newServer(t, "b1")
+	start(t, api, newBMCs(t, api, t.TempDir(), func(ingotv1.BootMedium) (*ingotv1.Medium, <-chan struct{}) { return nil, nil }))
+	const op = "0193e0a0-0000-7000-8000-000000000002"
+	c.want(func(w *ingotv1.SiteWanted) {
+		b := s.want
+		b.Machine, b.Enforce, b.Medium, b.BootMedium = uuid, true, true, ingotv1.BootMedium_BOOT_MEDIUM_STICK
+		b.Operation = &ingotv1.Operation{Id: op, Machine: uuid, Action: ingotv1.OperationAction_OPERATION_ACTION_BOOT_MEDIUM}
+		w.Bmcs = []*ingotv1.BMCWanted{b}
+	})
+	c.eventually(t, "the operation is done", func() bool { return len(c.done[op]) > 0 })
+	c.eventually(t, "the override is reported", func() bool {
+		is := c.bmcs["b1"].GetStatus().GetMedium()
+		return is.GetOverrideTarget() == "Usb" && is.GetOverrideEnabled() == "Continuous" && !is.GetInserted()
+	})
+	if e := c.done[op][0].GetError(); e != "" || len(s.Starts()) != 1 || s.Starts()[0] != "stick" {
+		t.Errorf("%q, started from %v", e, s.Starts())
+	}
 }

@@ -102,7 +102,7 @@ func kinds(w *ingotv1.SiteWanted) []ingotv1.BootMedium {
 		all[0] = k
 	}
 	for _, b := range w.GetBmcs() {
-		if k := b.GetBootMedium(); k != ingotv1.BootMedium_BOOT_MEDIUM_UNSPECIFIED && !slices.Contains(all, k) {
+		if k := b.GetBootMedium(); k != ingotv1.BootMedium_BOOT_MEDIUM_UNSPECIFIED && k != ingotv1.BootMedium_BOOT_MEDIUM_STICK && !slices.Contains(all, k) {
 			all = append(all, k)
 		}
 	}

@@ -108,28 +108,12 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 		}
 	}
 	if slices.Contains(parts, "boot") {
-		base, err := url.Parse(o.mediaURL)
-		if err != nil {
-			return err
-		}
-		files, err := o.serveFiles(ctx, g, api)
-		if err != nil {
-			return err
-		}
-		m, err := site.NewMedia(site.MediaConfig{
-			Partition: o.partition, API: api, Dir: filepath.Join(dir, "media"), URL: base, Stub: o.stub, IPXE: o.ipxe,
-			Files: files, Client: &http.Client{Timeout: 10 * time.Minute}, Log: log,
-		})
+		m, err := o.bootPart(ctx, g, api, dir, log)
 		if err != nil {
 			return err
 		}
 		medium = m.Medium
 		run = append(run, m)
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.mediaListen)
-		if err != nil {
-			return fault.Wrap(fault.Precondition, "address "+o.mediaListen, "cannot be listened on", err).Do("check --media-listen")
-		}
-		g.Go(func() error { return serveHTTP(ctx, l, m.Handler()) })
 	}
 	if slices.Contains(parts, "bmc") {
 		b, err := site.NewBMCs(site.BMCsConfig{
@@ -170,6 +154,31 @@ func runSite(ctx context.Context, o siteOptions, parts []string, dir string, log
 	})
 	log.Info("site: at work", "partition", o.partition, "id", o.id, "parts", strings.Join(parts, ","))
 	return g.Wait()
+}
+
+// bootPart builds the boot media and serves them.
+func (o *siteOptions) bootPart(ctx context.Context, g *errgroup.Group, api ingotv1connect.SiteServiceClient, dir string, log *slog.Logger) (*site.Media, error) {
+	base, err := url.Parse(o.mediaURL)
+	if err != nil {
+		return nil, err
+	}
+	files, err := o.serveFiles(ctx, g, api)
+	if err != nil {
+		return nil, err
+	}
+	m, err := site.NewMedia(site.MediaConfig{
+		Partition: o.partition, API: api, Dir: filepath.Join(dir, "media"), URL: base, Stub: o.stub, IPXE: o.ipxe,
+		Files: files, Client: &http.Client{Timeout: 10 * time.Minute}, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.mediaListen)
+	if err != nil {
+		return nil, fault.Wrap(fault.Precondition, "address "+o.mediaListen, "cannot be listened on", err).Do("check --media-listen")
+	}
+	g.Go(func() error { return serveHTTP(ctx, l, m.Handler()) })
+	return m, nil
 }
 
 // serveFiles serves what iPXE loads, if this site has iPXE and is in the boot

@@ -34,6 +34,9 @@ const (
 	// iPXE in the ISO, which asks metal-boot what to boot and loads kernel and
 	// initrd from the image cache.
 	BootMedium_BOOT_MEDIUM_IPXE BootMedium = 2
+	// Either of them on a USB stick in the server, which an operator has put
+	// there: for servers without virtual media. No partition's default.
+	BootMedium_BOOT_MEDIUM_STICK BootMedium = 3
 )
 
 // Enum value maps for BootMedium.
@@ -42,11 +45,13 @@ var (
 		0: "BOOT_MEDIUM_UNSPECIFIED",
 		1: "BOOT_MEDIUM_UKI",
 		2: "BOOT_MEDIUM_IPXE",
+		3: "BOOT_MEDIUM_STICK",
 	}
 	BootMedium_value = map[string]int32{
 		"BOOT_MEDIUM_UNSPECIFIED": 0,
 		"BOOT_MEDIUM_UKI":         1,
 		"BOOT_MEDIUM_IPXE":        2,
+		"BOOT_MEDIUM_STICK":       3,
 	}
 )
 
@@ -866,12 +871,13 @@ const file_ingot_v1_fabric_proto_rawDesc = "" +
 	"\n" +
 	"_partition\"B\n" +
 	"\x1aFabricServiceSitesResponse\x12$\n" +
-	"\x05sites\x18\x01 \x03(\v2\x0e.ingot.v1.SiteR\x05sites*T\n" +
+	"\x05sites\x18\x01 \x03(\v2\x0e.ingot.v1.SiteR\x05sites*k\n" +
 	"\n" +
 	"BootMedium\x12\x1b\n" +
 	"\x17BOOT_MEDIUM_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fBOOT_MEDIUM_UKI\x10\x01\x12\x14\n" +
-	"\x10BOOT_MEDIUM_IPXE\x10\x022\xa8\x02\n" +
+	"\x10BOOT_MEDIUM_IPXE\x10\x02\x12\x15\n" +
+	"\x11BOOT_MEDIUM_STICK\x10\x032\xa8\x02\n" +
 	"\rFabricService\x12^\n" +
 	"\x03Get\x12!.ingot.v1.FabricServiceGetRequest\x1a\".ingot.v1.FabricServiceGetResponse\"\x10\xd2\xf3\x18\x02\x01\x02\xe0\xf3\x18\x02\xea\xf3\x18\x02\x01\x02\x12W\n" +
 	"\x03Put\x12!.ingot.v1.FabricServicePutRequest\x1a\".ingot.v1.FabricServicePutResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12^\n" +
