@@ -38,6 +38,8 @@ const (
 	// SharesConsole: who gets out of the serial console gets to the BMC's own
 	// command line, or so the BMC says.
 	SharesConsole Quirk = "shares-console"
+	// Silent: every request ends without an answer.
+	Silent Quirk = "silent"
 	// Slow: every answer takes SlowBy.
 	Slow Quirk = "slow"
 	// WantsProtocol: a medium needs its protocol in a property of its own.
@@ -52,7 +54,7 @@ const SlowBy = 3 * time.Second
 // Quirks lists them all, in the order of their names.
 func Quirks() []Quirk {
 	all := []Quirk{
-		Busy, DeniesMedium, Drops, FilledSlots, IgnoresPower, IgnoresOverride, MediaAsTask, MediaOnSystem, OnlyOnce, SharesConsole, Slow, WantsProtocol, WantsTag,
+		Busy, DeniesMedium, Drops, FilledSlots, IgnoresPower, IgnoresOverride, MediaAsTask, MediaOnSystem, OnlyOnce, SharesConsole, Silent, Slow, WantsProtocol, WantsTag,
 	}
 	slices.Sort(all)
 	return all
@@ -67,7 +69,7 @@ func (b *BMC) moody(w http.ResponseWriter, r *http.Request) bool {
 		case <-time.After(SlowBy):
 		}
 	}
-	if b.has(Drops) && b.requests.Load()%7 == 0 {
+	if b.has(Silent) || b.has(Drops) && b.requests.Load()%7 == 0 {
 		panic(http.ErrAbortHandler)
 	}
 	change := r.Method == http.MethodPatch || r.Method == http.MethodPost && !strings.HasPrefix(r.URL.Path, sessionsPath)

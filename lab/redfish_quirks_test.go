@@ -56,3 +56,23 @@ func TestIgnoresOverride(t *testing.T) {
 		t.Errorf("started from %v, shows %v", starts, shown())
 	}
 }
+
+func TestSilent(t *testing.T) {
+	s := quirky(t, Silent)
+	get := func() error {
+		resp, err := http.Get(s.url + rootPath)
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		return err
+	}
+	if err := get(); err == nil {
+		t.Error("it has answered")
+	}
+	if err := s.SetQuirk(Silent, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := get(); err != nil {
+		t.Errorf("without the quirk: %v", err)
+	}
+}
