@@ -224,7 +224,7 @@ func (c *cycles) census(ctx context.Context) map[string]int {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	entries, _, err := kv.Range(ctx, "")
+	entries, _, err := kv.Range(ctx, "ingot/")
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func (c *cycles) census(ctx context.Context) map[string]int {
 	}
 	all, found := map[string]int{}, map[string]int{}
 	for _, e := range entries {
-		table, _, _ := strings.Cut(strings.TrimPrefix(e.Key, "/"), "/")
+		table, _, _ := strings.Cut(strings.TrimPrefix(e.Key, "ingot/"), "/")
 		all[table]++
 	}
 	for _, table := range counted {
