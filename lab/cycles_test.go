@@ -68,6 +68,7 @@ func TestCycles(t *testing.T) {
 	for n := range rounds {
 		c.round(ctx, n, p)
 	}
+	c.leave(ctx, p)
 	if diff := cmp.Diff(before, c.census(ctx)); diff != "" {
 		t.Errorf("something is left of %d rounds (-before +after):\n%s", rounds, diff)
 	}
@@ -207,6 +208,22 @@ func (c *cycles) clean(markers [][]byte) {
 			kept = copy(buf, buf[max(0, kept+m-64):kept+m]) // a marker may lie across
 		}
 		f.Close()
+	}
+}
+
+// leave gives back the addresses from which the lab logged in to the servers.
+func (c *cycles) leave(ctx context.Context, p lab.Project) {
+	c.t.Helper()
+	list, err := c.d.Ingot(ctx, "ip", "list", "--project", p.ID, "-o", "template", "--template", "{{.ip}} {{.name}}")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for line := range strings.Lines(list) {
+		if address, name, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasPrefix(name, "lab-leaf") {
+			if _, err := c.d.Ingot(ctx, "ip", "delete", address, "--project", p.ID, "--yes"); err != nil {
+				c.t.Error(err)
+			}
+		}
 	}
 }
 
