@@ -73,6 +73,10 @@ func storedHostKey(r store.Reader) (*privatev1.Key, bool) {
 // runs nothing and forwards nothing.
 type SSH struct {
 	*Server
+	// Idle is how long nobody may type until a session ends, since it may hold
+	// a pen; an hour. It is set before Serve.
+	Idle time.Duration
+
 	key    ssh.Signer
 	config *ssh.ServerConfig
 	guests guests
@@ -85,7 +89,7 @@ func (s *Server) NewSSH(ctx context.Context) (*SSH, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ssh: host key: %w", err)
 	}
-	d := &SSH{Server: s, key: key, guests: guests{from: map[string]*guest{}}}
+	d := &SSH{Server: s, Idle: time.Hour, key: key, guests: guests{from: map[string]*guest{}}}
 	d.config = &ssh.ServerConfig{ServerVersion: "SSH-2.0-Ingot", MaxAuthTries: 6, PublicKeyCallback: d.authenticate}
 	d.config.AddHostKey(key)
 	return d, nil

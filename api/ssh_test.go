@@ -33,10 +33,11 @@ type frontDesk struct {
 	known           string // file with the host's key
 }
 
-func (w *world) frontDesk(t *testing.T) *frontDesk {
+func (w *world) frontDesk(t *testing.T, idle time.Duration) *frontDesk {
 	t.Helper()
 	d, err := w.srv.NewSSH(t.Context())
 	check(t, err)
+	d.Idle = idle
 	again, err := w.srv.NewSSH(t.Context())
 	check(t, err)
 	if d.Fingerprint() != again.Fingerprint() {
@@ -163,7 +164,7 @@ func (c *sshClient) ends() (int, string) {
 // nothing else.
 func TestSSH(t *testing.T) {
 	w := newWorld(t)
-	f := w.frontDesk(t)
+	f := w.frontDesk(t, time.Hour)
 	p := w.project(w.tenant("t1"))
 	m, a := w.machineWithBMC("p1", p)
 	alice, alicePublic := f.key(t, "alice")
@@ -248,7 +249,7 @@ func TestSSH(t *testing.T) {
 // There is a console, and nothing else.
 func TestSSHServesNothingElse(t *testing.T) {
 	w := newWorld(t)
-	f := w.frontDesk(t)
+	f := w.frontDesk(t, time.Hour)
 	m, _ := w.machineWithBMC("p1", w.project(w.tenant("t1")))
 	key, public := f.key(t, "alice")
 	f.sets(t, m, public)
@@ -340,4 +341,20 @@ func TestSSHHostKey(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d keys", n)
 	}
+}
+
+// A session in which nobody types ends, and its pen is free.
+func TestSSHIdle(t *testing.T) {
+	w := newWorld(t)
+	f := w.frontDesk(t, 500*time.Millisecond)
+	m, a := w.machineWithBMC("p1", w.project(w.tenant("t1")))
+	key, public := f.key(t, "alice")
+	f.sets(t, m, public)
+	s := w.consoleSite(t, "p1")
+	w.operatorReads(t, m, 1000, true)
+	check(t, s.send(s.open(m, s.reading(m), 0, "x", a)))
+	if code, seen := f.ssh(t, key, m).ends(); code != 1 || !strings.Contains(seen, "nothing has been typed for 500ms") {
+		t.Errorf("exit code %d, %q", code, seen)
+	}
+	s.isWritten(m, false)
 }

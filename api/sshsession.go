@@ -17,12 +17,6 @@ import (
 	"github.com/ingot-cloud/ingot/records"
 )
 
-// idle is how long nobody may type until a session ends: it holds a pen.
-const idle = time.Hour
-
-// errIdle ends a session in which nobody types.
-var errIdle = fault.Newf(fault.Unavailable, "console", "nothing has been typed for %s", idle)
-
 // A sshSession is a console in use over SSH.
 type sshSession struct {
 	*SSH
@@ -45,9 +39,9 @@ func (d *SSH) session(ctx context.Context, c *ssh.ServerConn, ch ssh.Channel, al
 	v, _ := parseVisit(c.User())
 	allocation, key := c.Permissions.Extensions[ofAllocation], c.Permissions.Extensions[ofKey]
 	s := &sshSession{SSH: d, visit: v, ch: ch, screen: console.ForTerminal(ch)}
-	s.stay = time.AfterFunc(idle, func() {
-		end(errIdle)
-		_ = c.Close() // also if the client takes nothing
+	s.stay = time.AfterFunc(d.Idle, func() {
+		end(fault.Newf(fault.Unavailable, "console", "nothing has been typed for %s", d.Idle))
+		time.AfterFunc(farewell, func() { _ = c.Close() }) // also if the client takes nothing
 	})
 	defer s.stay.Stop()
 	if !v.readOnly {
@@ -125,7 +119,7 @@ func (s *sshSession) listen(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		s.stay.Reset(idle)
+		s.stay.Reset(s.Idle)
 		if s.pen == nil {
 			continue
 		}
