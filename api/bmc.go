@@ -134,6 +134,7 @@ func (s bmcs) Update(ctx context.Context, req *connect.Request[ingotv1.BMCServic
 			set(&b.Ca, req.Msg.Ca)
 			set(&b.BootMedium, req.Msg.BootMedium)
 			set(&b.OwnAccount, req.Msg.OwnAccount)
+			set(&b.Driver, req.Msg.Driver)
 			updateLabels(b.GetMeta(), req.Msg.GetLabels())
 			return nil
 		}); err != nil {

@@ -165,7 +165,7 @@ func storeStatus(tx *store.Tx, was, now *privatev1.BMCStatus) error {
 // installed or still boots from the medium; those of a locked one never are.
 func Wanted(r store.Reader, b *ingotv1.BMC) *ingotv1.BMCWanted {
 	w := &ingotv1.BMCWanted{
-		Id: b.GetId(), Address: b.GetAddress(), User: b.GetUser(), Ca: b.GetCa(), BootMedium: Medium(r, b.GetPartition(), b),
+		Id: b.GetId(), Address: b.GetAddress(), User: b.GetUser(), Ca: b.GetCa(), Driver: b.GetDriver(), BootMedium: Medium(r, b.GetPartition(), b),
 	}
 	status, _ := records.BMCStatuses.Peek(r, records.BMCKey(b.GetPartition(), b.GetId()))
 	w.Machine = status.GetStatus().GetMachine()

@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -12,7 +13,11 @@ import (
 
 // endpoint is where a BMC is, with one of its accounts.
 func endpoint(want *ingotv1.BMCWanted, a *ingotv1.BMCAccount) bmc.Endpoint {
-	return bmc.Endpoint{Address: "https://" + want.GetAddress(), User: a.GetUser(), Password: secret.New(a.GetPassword()), CA: []byte(want.GetCa())}
+	scheme := "https://"
+	if want.GetDriver() == ingotv1.BMCDriver_BMC_DRIVER_IPMI {
+		scheme = "ipmi://"
+	}
+	return bmc.Endpoint{Address: scheme + want.GetAddress(), User: a.GetUser(), Password: secret.New(a.GetPassword()), CA: []byte(want.GetCa())}
 }
 
 // first is the account of a BMC that is tried first.
@@ -27,6 +32,14 @@ func endpoints(want *ingotv1.BMCWanted) []bmc.Endpoint {
 		all = append(all, endpoint(want, a))
 	}
 	return all
+}
+
+// enter logs in to a BMC by what it speaks.
+func enter(ctx context.Context, e bmc.Endpoint) (driver, error) {
+	if strings.HasPrefix(e.Address, "ipmi:") {
+		return bmc.OpenIPMI(ctx, e)
+	}
+	return bmc.Open(ctx, e)
 }
 
 func alike(a, b bmc.Endpoint) bool {
@@ -46,9 +59,9 @@ func (b *BMCs) own(ctx context.Context, want *ingotv1.BMCWanted, s *session) (*s
 		return s, s.failedFor
 	}
 	err := s.c.SetAccount(ctx, e.User, e.Password)
-	var r *bmc.Redfish
+	var r driver
 	if err == nil {
-		r, err = bmc.Open(ctx, e)
+		r, err = enter(ctx, e)
 	}
 	if err != nil {
 		s.failed, s.failedFor = want.GetOwn(), err

@@ -173,8 +173,8 @@ type session struct {
 type driver interface {
 	bmc.Inspector
 	bmc.Keeper
-	controller
 	bmc.Truster
+	controller
 	Close(ctx context.Context)
 }
 
@@ -190,8 +190,8 @@ func (b *BMCs) visit(ctx context.Context, want *ingotv1.BMCWanted) (s *session, 
 	}
 	b.leave(ctx, want.GetId())
 	for _, e := range ways {
-		var r *bmc.Redfish
-		if r, err = bmc.Open(ctx, e); err == nil {
+		var r driver
+		if r, err = enter(ctx, e); err == nil {
 			return b.keep(want.GetId(), &session{at: e, c: r}), false, nil
 		}
 		if !errors.Is(err, fault.Unauthenticated) {

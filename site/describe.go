@@ -18,7 +18,7 @@ func describe(r *ingotv1.BMCReport, want *ingotv1.BMCWanted, inv bmc.Inventory) 
 	r.Status.Vendor, r.Status.Model, r.Status.FirmwareVersion = inv.Manufacturer, inv.Model, inv.Firmware
 	r.Report = &apiv2.MachineBMCReport{
 		Bmc: &apiv2.MachineBMC{
-			Address: want.GetAddress(), User: want.GetUser(), Interface: "redfish",
+			Address: want.GetAddress(), User: want.GetUser(), Interface: interfaceOf(want),
 			Version: inv.Firmware, PowerState: strings.ToUpper(string(inv.Power)),
 		},
 		Bios: &apiv2.MachineBios{Version: inv.BIOS},
@@ -47,6 +47,14 @@ func describe(r *ingotv1.BMCReport, want *ingotv1.BMCWanted, inv bmc.Inventory) 
 		r.Report.Bmc.Mac = inv.BMCMACs[0]
 	}
 	setState(r, inv.State)
+}
+
+// interfaceOf is what the v2 API calls what a BMC speaks.
+func interfaceOf(want *ingotv1.BMCWanted) string {
+	if want.GetDriver() == ingotv1.BMCDriver_BMC_DRIVER_IPMI {
+		return "ipmi"
+	}
+	return "redfish"
 }
 
 // filled is nil for what the BMC does not tell.

@@ -24,6 +24,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// BMCDriver is what a BMC speaks.
+type BMCDriver int32
+
+const (
+	BMCDriver_BMC_DRIVER_UNSPECIFIED BMCDriver = 0
+	BMCDriver_BMC_DRIVER_REDFISH     BMCDriver = 1
+	// IPMI 2.0 over the network, for what has no Redfish; the port in address
+	// is that of IPMI, 623 as a rule. It has no virtual media: the server boots
+	// from a USB stick with the partition's boot medium.
+	BMCDriver_BMC_DRIVER_IPMI BMCDriver = 2
+)
+
+// Enum value maps for BMCDriver.
+var (
+	BMCDriver_name = map[int32]string{
+		0: "BMC_DRIVER_UNSPECIFIED",
+		1: "BMC_DRIVER_REDFISH",
+		2: "BMC_DRIVER_IPMI",
+	}
+	BMCDriver_value = map[string]int32{
+		"BMC_DRIVER_UNSPECIFIED": 0,
+		"BMC_DRIVER_REDFISH":     1,
+		"BMC_DRIVER_IPMI":        2,
+	}
+)
+
+func (x BMCDriver) Enum() *BMCDriver {
+	p := new(BMCDriver)
+	*p = x
+	return p
+}
+
+func (x BMCDriver) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BMCDriver) Descriptor() protoreflect.EnumDescriptor {
+	return file_ingot_v1_bmc_proto_enumTypes[0].Descriptor()
+}
+
+func (BMCDriver) Type() protoreflect.EnumType {
+	return &file_ingot_v1_bmc_proto_enumTypes[0]
+}
+
+func (x BMCDriver) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BMCDriver.Descriptor instead.
+func (BMCDriver) EnumDescriptor() ([]byte, []int) {
+	return file_ingot_v1_bmc_proto_rawDescGZIP(), []int{0}
+}
+
 // BMC is one baseboard management controller of a partition.
 type BMC struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -54,7 +107,9 @@ type BMC struct {
 	// random password that no other BMC has, and uses that from then on. The
 	// operator's stays as it is: with it the account is made again after the
 	// BMC was reset.
-	OwnAccount    bool `protobuf:"varint,10,opt,name=own_account,json=ownAccount,proto3" json:"own_account,omitempty"`
+	OwnAccount bool `protobuf:"varint,10,opt,name=own_account,json=ownAccount,proto3" json:"own_account,omitempty"`
+	// What the BMC speaks; Redfish if not given.
+	Driver        BMCDriver `protobuf:"varint,17,opt,name=driver,proto3,enum=ingot.v1.BMCDriver" json:"driver,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -164,6 +219,13 @@ func (x *BMC) GetOwnAccount() bool {
 		return x.OwnAccount
 	}
 	return false
+}
+
+func (x *BMC) GetDriver() BMCDriver {
+	if x != nil {
+		return x.Driver
+	}
+	return BMCDriver_BMC_DRIVER_UNSPECIFIED
 }
 
 // BMCStatus is what the partition's management server found at the BMC.
@@ -718,6 +780,7 @@ type BMCServiceUpdateRequest struct {
 	Mac           *string                `protobuf:"bytes,9,opt,name=mac,proto3,oneof" json:"mac,omitempty"`
 	BootMedium    *BootMedium            `protobuf:"varint,16,opt,name=boot_medium,json=bootMedium,proto3,enum=ingot.v1.BootMedium,oneof" json:"boot_medium,omitempty"`
 	OwnAccount    *bool                  `protobuf:"varint,10,opt,name=own_account,json=ownAccount,proto3,oneof" json:"own_account,omitempty"`
+	Driver        *BMCDriver             `protobuf:"varint,17,opt,name=driver,proto3,enum=ingot.v1.BMCDriver,oneof" json:"driver,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -827,6 +890,13 @@ func (x *BMCServiceUpdateRequest) GetOwnAccount() bool {
 		return *x.OwnAccount
 	}
 	return false
+}
+
+func (x *BMCServiceUpdateRequest) GetDriver() BMCDriver {
+	if x != nil && x.Driver != nil {
+		return *x.Driver
+	}
+	return BMCDriver_BMC_DRIVER_UNSPECIFIED
 }
 
 type BMCServiceRotateRequest struct {
@@ -1069,7 +1139,7 @@ var File_ingot_v1_bmc_proto protoreflect.FileDescriptor
 
 const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\n" +
-	"\x12ingot/v1/bmc.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/fabric.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\xb3\x03\n" +
+	"\x12ingot/v1/bmc.proto\x12\bingot.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15ingot/v1/fabric.proto\x1a\x1emetalstack/api/v2/common.proto\x1a(metalstack/api/v2/predefined_rules.proto\"\xea\x03\n" +
 	"\x03BMC\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\x12+\n" +
 	"\x04meta\x18\x02 \x01(\v2\x17.metalstack.api.v2.MetaR\x04meta\x12)\n" +
@@ -1085,7 +1155,8 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"bootMedium\x12\x1f\n" +
 	"\vown_account\x18\n" +
 	" \x01(\bR\n" +
-	"ownAccount\"\xb0\x04\n" +
+	"ownAccount\x125\n" +
+	"\x06driver\x18\x11 \x01(\x0e2\x13.ingot.v1.BMCDriverB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06driver\"\xb0\x04\n" +
 	"\tBMCStatus\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x127\n" +
 	"\tlast_seen\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x1d\n" +
@@ -1128,7 +1199,7 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\n" +
 	"_partition\";\n" +
 	"\x16BMCServiceListResponse\x12!\n" +
-	"\x04bmcs\x18\x01 \x03(\v2\r.ingot.v1.BMCR\x04bmcs\"\xec\x04\n" +
+	"\x04bmcs\x18\x01 \x03(\v2\r.ingot.v1.BMCR\x04bmcs\"\xb3\x05\n" +
 	"\x17BMCServiceUpdateRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1b\n" +
 	"\x02id\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\x12F\n" +
@@ -1145,7 +1216,8 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"bootMedium\x88\x01\x01\x12$\n" +
 	"\vown_account\x18\n" +
 	" \x01(\bH\aR\n" +
-	"ownAccount\x88\x01\x01B\n" +
+	"ownAccount\x88\x01\x01\x12:\n" +
+	"\x06driver\x18\x11 \x01(\x0e2\x13.ingot.v1.BMCDriverB\b\xbaH\x05\x82\x01\x02\x10\x01H\bR\x06driver\x88\x01\x01B\n" +
 	"\n" +
 	"\b_addressB\a\n" +
 	"\x05_userB\v\n" +
@@ -1154,7 +1226,8 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\a_labelsB\x06\n" +
 	"\x04_macB\x0e\n" +
 	"\f_boot_mediumB\x0e\n" +
-	"\f_own_account\"a\n" +
+	"\f_own_accountB\t\n" +
+	"\a_driver\"a\n" +
 	"\x17BMCServiceRotateRequest\x12)\n" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1b\n" +
 	"\x02id\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\";\n" +
@@ -1166,7 +1239,11 @@ const file_ingot_v1_bmc_proto_rawDesc = "" +
 	"\tpartition\x18\x01 \x01(\tB\v\xbaH\br\x06г\xae\xb1\x02\x01R\tpartition\x12\x1b\n" +
 	"\x02id\x18\x02 \x01(\tB\v\xbaH\br\x06\xc0\xb3\xae\xb1\x02\x01R\x02id\";\n" +
 	"\x18BMCServiceDeleteResponse\x12\x1f\n" +
-	"\x03bmc\x18\x01 \x01(\v2\r.ingot.v1.BMCR\x03bmc2\xa7\x04\n" +
+	"\x03bmc\x18\x01 \x01(\v2\r.ingot.v1.BMCR\x03bmc*T\n" +
+	"\tBMCDriver\x12\x1a\n" +
+	"\x16BMC_DRIVER_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12BMC_DRIVER_REDFISH\x10\x01\x12\x13\n" +
+	"\x0fBMC_DRIVER_IPMI\x10\x022\xa7\x04\n" +
 	"\n" +
 	"BMCService\x12Z\n" +
 	"\x06Create\x12!.ingot.v1.BMCServiceCreateRequest\x1a\".ingot.v1.BMCServiceCreateResponse\"\t\xd2\xf3\x18\x01\x01\xe0\xf3\x18\x01\x12R\n" +
@@ -1190,65 +1267,69 @@ func file_ingot_v1_bmc_proto_rawDescGZIP() []byte {
 	return file_ingot_v1_bmc_proto_rawDescData
 }
 
+var file_ingot_v1_bmc_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_ingot_v1_bmc_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_ingot_v1_bmc_proto_goTypes = []any{
-	(*BMC)(nil),                      // 0: ingot.v1.BMC
-	(*BMCStatus)(nil),                // 1: ingot.v1.BMCStatus
-	(*BootMediumStatus)(nil),         // 2: ingot.v1.BootMediumStatus
-	(*BMCServiceCreateRequest)(nil),  // 3: ingot.v1.BMCServiceCreateRequest
-	(*BMCServiceCreateResponse)(nil), // 4: ingot.v1.BMCServiceCreateResponse
-	(*BMCServiceGetRequest)(nil),     // 5: ingot.v1.BMCServiceGetRequest
-	(*BMCServiceGetResponse)(nil),    // 6: ingot.v1.BMCServiceGetResponse
-	(*BMCServiceListRequest)(nil),    // 7: ingot.v1.BMCServiceListRequest
-	(*BMCServiceListResponse)(nil),   // 8: ingot.v1.BMCServiceListResponse
-	(*BMCServiceUpdateRequest)(nil),  // 9: ingot.v1.BMCServiceUpdateRequest
-	(*BMCServiceRotateRequest)(nil),  // 10: ingot.v1.BMCServiceRotateRequest
-	(*BMCServiceRotateResponse)(nil), // 11: ingot.v1.BMCServiceRotateResponse
-	(*BMCServiceUpdateResponse)(nil), // 12: ingot.v1.BMCServiceUpdateResponse
-	(*BMCServiceDeleteRequest)(nil),  // 13: ingot.v1.BMCServiceDeleteRequest
-	(*BMCServiceDeleteResponse)(nil), // 14: ingot.v1.BMCServiceDeleteResponse
-	(*v2.Meta)(nil),                  // 15: metalstack.api.v2.Meta
-	(BootMedium)(0),                  // 16: ingot.v1.BootMedium
-	(*timestamppb.Timestamp)(nil),    // 17: google.protobuf.Timestamp
-	(*v2.UpdateMeta)(nil),            // 18: metalstack.api.v2.UpdateMeta
-	(*v2.UpdateLabels)(nil),          // 19: metalstack.api.v2.UpdateLabels
+	(BMCDriver)(0),                   // 0: ingot.v1.BMCDriver
+	(*BMC)(nil),                      // 1: ingot.v1.BMC
+	(*BMCStatus)(nil),                // 2: ingot.v1.BMCStatus
+	(*BootMediumStatus)(nil),         // 3: ingot.v1.BootMediumStatus
+	(*BMCServiceCreateRequest)(nil),  // 4: ingot.v1.BMCServiceCreateRequest
+	(*BMCServiceCreateResponse)(nil), // 5: ingot.v1.BMCServiceCreateResponse
+	(*BMCServiceGetRequest)(nil),     // 6: ingot.v1.BMCServiceGetRequest
+	(*BMCServiceGetResponse)(nil),    // 7: ingot.v1.BMCServiceGetResponse
+	(*BMCServiceListRequest)(nil),    // 8: ingot.v1.BMCServiceListRequest
+	(*BMCServiceListResponse)(nil),   // 9: ingot.v1.BMCServiceListResponse
+	(*BMCServiceUpdateRequest)(nil),  // 10: ingot.v1.BMCServiceUpdateRequest
+	(*BMCServiceRotateRequest)(nil),  // 11: ingot.v1.BMCServiceRotateRequest
+	(*BMCServiceRotateResponse)(nil), // 12: ingot.v1.BMCServiceRotateResponse
+	(*BMCServiceUpdateResponse)(nil), // 13: ingot.v1.BMCServiceUpdateResponse
+	(*BMCServiceDeleteRequest)(nil),  // 14: ingot.v1.BMCServiceDeleteRequest
+	(*BMCServiceDeleteResponse)(nil), // 15: ingot.v1.BMCServiceDeleteResponse
+	(*v2.Meta)(nil),                  // 16: metalstack.api.v2.Meta
+	(BootMedium)(0),                  // 17: ingot.v1.BootMedium
+	(*timestamppb.Timestamp)(nil),    // 18: google.protobuf.Timestamp
+	(*v2.UpdateMeta)(nil),            // 19: metalstack.api.v2.UpdateMeta
+	(*v2.UpdateLabels)(nil),          // 20: metalstack.api.v2.UpdateLabels
 }
 var file_ingot_v1_bmc_proto_depIdxs = []int32{
-	15, // 0: ingot.v1.BMC.meta:type_name -> metalstack.api.v2.Meta
-	1,  // 1: ingot.v1.BMC.status:type_name -> ingot.v1.BMCStatus
-	16, // 2: ingot.v1.BMC.boot_medium:type_name -> ingot.v1.BootMedium
-	17, // 3: ingot.v1.BMCStatus.last_seen:type_name -> google.protobuf.Timestamp
-	17, // 4: ingot.v1.BMCStatus.last_error_time:type_name -> google.protobuf.Timestamp
-	2,  // 5: ingot.v1.BMCStatus.medium:type_name -> ingot.v1.BootMediumStatus
-	17, // 6: ingot.v1.BootMediumStatus.checked:type_name -> google.protobuf.Timestamp
-	16, // 7: ingot.v1.BootMediumStatus.kind:type_name -> ingot.v1.BootMedium
-	0,  // 8: ingot.v1.BMCServiceCreateRequest.bmc:type_name -> ingot.v1.BMC
-	0,  // 9: ingot.v1.BMCServiceCreateResponse.bmc:type_name -> ingot.v1.BMC
-	0,  // 10: ingot.v1.BMCServiceGetResponse.bmc:type_name -> ingot.v1.BMC
-	0,  // 11: ingot.v1.BMCServiceListResponse.bmcs:type_name -> ingot.v1.BMC
-	18, // 12: ingot.v1.BMCServiceUpdateRequest.update_meta:type_name -> metalstack.api.v2.UpdateMeta
-	19, // 13: ingot.v1.BMCServiceUpdateRequest.labels:type_name -> metalstack.api.v2.UpdateLabels
-	16, // 14: ingot.v1.BMCServiceUpdateRequest.boot_medium:type_name -> ingot.v1.BootMedium
-	0,  // 15: ingot.v1.BMCServiceRotateResponse.bmc:type_name -> ingot.v1.BMC
-	0,  // 16: ingot.v1.BMCServiceUpdateResponse.bmc:type_name -> ingot.v1.BMC
-	0,  // 17: ingot.v1.BMCServiceDeleteResponse.bmc:type_name -> ingot.v1.BMC
-	3,  // 18: ingot.v1.BMCService.Create:input_type -> ingot.v1.BMCServiceCreateRequest
-	5,  // 19: ingot.v1.BMCService.Get:input_type -> ingot.v1.BMCServiceGetRequest
-	7,  // 20: ingot.v1.BMCService.List:input_type -> ingot.v1.BMCServiceListRequest
-	9,  // 21: ingot.v1.BMCService.Update:input_type -> ingot.v1.BMCServiceUpdateRequest
-	13, // 22: ingot.v1.BMCService.Delete:input_type -> ingot.v1.BMCServiceDeleteRequest
-	10, // 23: ingot.v1.BMCService.Rotate:input_type -> ingot.v1.BMCServiceRotateRequest
-	4,  // 24: ingot.v1.BMCService.Create:output_type -> ingot.v1.BMCServiceCreateResponse
-	6,  // 25: ingot.v1.BMCService.Get:output_type -> ingot.v1.BMCServiceGetResponse
-	8,  // 26: ingot.v1.BMCService.List:output_type -> ingot.v1.BMCServiceListResponse
-	12, // 27: ingot.v1.BMCService.Update:output_type -> ingot.v1.BMCServiceUpdateResponse
-	14, // 28: ingot.v1.BMCService.Delete:output_type -> ingot.v1.BMCServiceDeleteResponse
-	11, // 29: ingot.v1.BMCService.Rotate:output_type -> ingot.v1.BMCServiceRotateResponse
-	24, // [24:30] is the sub-list for method output_type
-	18, // [18:24] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	16, // 0: ingot.v1.BMC.meta:type_name -> metalstack.api.v2.Meta
+	2,  // 1: ingot.v1.BMC.status:type_name -> ingot.v1.BMCStatus
+	17, // 2: ingot.v1.BMC.boot_medium:type_name -> ingot.v1.BootMedium
+	0,  // 3: ingot.v1.BMC.driver:type_name -> ingot.v1.BMCDriver
+	18, // 4: ingot.v1.BMCStatus.last_seen:type_name -> google.protobuf.Timestamp
+	18, // 5: ingot.v1.BMCStatus.last_error_time:type_name -> google.protobuf.Timestamp
+	3,  // 6: ingot.v1.BMCStatus.medium:type_name -> ingot.v1.BootMediumStatus
+	18, // 7: ingot.v1.BootMediumStatus.checked:type_name -> google.protobuf.Timestamp
+	17, // 8: ingot.v1.BootMediumStatus.kind:type_name -> ingot.v1.BootMedium
+	1,  // 9: ingot.v1.BMCServiceCreateRequest.bmc:type_name -> ingot.v1.BMC
+	1,  // 10: ingot.v1.BMCServiceCreateResponse.bmc:type_name -> ingot.v1.BMC
+	1,  // 11: ingot.v1.BMCServiceGetResponse.bmc:type_name -> ingot.v1.BMC
+	1,  // 12: ingot.v1.BMCServiceListResponse.bmcs:type_name -> ingot.v1.BMC
+	19, // 13: ingot.v1.BMCServiceUpdateRequest.update_meta:type_name -> metalstack.api.v2.UpdateMeta
+	20, // 14: ingot.v1.BMCServiceUpdateRequest.labels:type_name -> metalstack.api.v2.UpdateLabels
+	17, // 15: ingot.v1.BMCServiceUpdateRequest.boot_medium:type_name -> ingot.v1.BootMedium
+	0,  // 16: ingot.v1.BMCServiceUpdateRequest.driver:type_name -> ingot.v1.BMCDriver
+	1,  // 17: ingot.v1.BMCServiceRotateResponse.bmc:type_name -> ingot.v1.BMC
+	1,  // 18: ingot.v1.BMCServiceUpdateResponse.bmc:type_name -> ingot.v1.BMC
+	1,  // 19: ingot.v1.BMCServiceDeleteResponse.bmc:type_name -> ingot.v1.BMC
+	4,  // 20: ingot.v1.BMCService.Create:input_type -> ingot.v1.BMCServiceCreateRequest
+	6,  // 21: ingot.v1.BMCService.Get:input_type -> ingot.v1.BMCServiceGetRequest
+	8,  // 22: ingot.v1.BMCService.List:input_type -> ingot.v1.BMCServiceListRequest
+	10, // 23: ingot.v1.BMCService.Update:input_type -> ingot.v1.BMCServiceUpdateRequest
+	14, // 24: ingot.v1.BMCService.Delete:input_type -> ingot.v1.BMCServiceDeleteRequest
+	11, // 25: ingot.v1.BMCService.Rotate:input_type -> ingot.v1.BMCServiceRotateRequest
+	5,  // 26: ingot.v1.BMCService.Create:output_type -> ingot.v1.BMCServiceCreateResponse
+	7,  // 27: ingot.v1.BMCService.Get:output_type -> ingot.v1.BMCServiceGetResponse
+	9,  // 28: ingot.v1.BMCService.List:output_type -> ingot.v1.BMCServiceListResponse
+	13, // 29: ingot.v1.BMCService.Update:output_type -> ingot.v1.BMCServiceUpdateResponse
+	15, // 30: ingot.v1.BMCService.Delete:output_type -> ingot.v1.BMCServiceDeleteResponse
+	12, // 31: ingot.v1.BMCService.Rotate:output_type -> ingot.v1.BMCServiceRotateResponse
+	26, // [26:32] is the sub-list for method output_type
+	20, // [20:26] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_bmc_proto_init() }
@@ -1264,13 +1345,14 @@ func file_ingot_v1_bmc_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1_bmc_proto_rawDesc), len(file_ingot_v1_bmc_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_ingot_v1_bmc_proto_goTypes,
 		DependencyIndexes: file_ingot_v1_bmc_proto_depIdxs,
+		EnumInfos:         file_ingot_v1_bmc_proto_enumTypes,
 		MessageInfos:      file_ingot_v1_bmc_proto_msgTypes,
 	}.Build()
 	File_ingot_v1_bmc_proto = out.File

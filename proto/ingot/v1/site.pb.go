@@ -409,6 +409,7 @@ type BMCWanted struct {
 	// The account that shall be used. The site makes it, or sets its password,
 	// with any that the BMC accepts; absent if that is the operator's.
 	Own           *BMCAccount `protobuf:"bytes,14,opt,name=own,proto3" json:"own,omitempty"`
+	Driver        BMCDriver   `protobuf:"varint,15,opt,name=driver,proto3,enum=ingot.v1.BMCDriver" json:"driver,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -539,6 +540,13 @@ func (x *BMCWanted) GetOwn() *BMCAccount {
 		return x.Own
 	}
 	return nil
+}
+
+func (x *BMCWanted) GetDriver() BMCDriver {
+	if x != nil {
+		return x.Driver
+	}
+	return BMCDriver_BMC_DRIVER_UNSPECIFIED
 }
 
 // BMCAccount is a user of a BMC.
@@ -1504,7 +1512,7 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"\bBMCKnown\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
-	"\x06others\x18\x03 \x03(\tR\x06others\"\xc3\x03\n" +
+	"\x06others\x18\x03 \x03(\tR\x06others\"\xf0\x03\n" +
 	"\tBMCWanted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1523,7 +1531,8 @@ const file_ingot_v1_site_proto_rawDesc = "" +
 	"bootMedium\x12\x1c\n" +
 	"\tauthority\x18\f \x01(\tR\tauthority\x120\n" +
 	"\baccounts\x18\r \x03(\v2\x14.ingot.v1.BMCAccountR\baccounts\x12&\n" +
-	"\x03own\x18\x0e \x01(\v2\x14.ingot.v1.BMCAccountR\x03own\"<\n" +
+	"\x03own\x18\x0e \x01(\v2\x14.ingot.v1.BMCAccountR\x03own\x12+\n" +
+	"\x06driver\x18\x0f \x01(\x0e2\x13.ingot.v1.BMCDriverR\x06driver\"<\n" +
 	"\n" +
 	"BMCAccount\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
@@ -1648,13 +1657,14 @@ var file_ingot_v1_site_proto_goTypes = []any{
 	(*Generation)(nil),                     // 22: ingot.v1.Generation
 	(*Fabric)(nil),                         // 23: ingot.v1.Fabric
 	(BootMedium)(0),                        // 24: ingot.v1.BootMedium
-	(*timestamppb.Timestamp)(nil),          // 25: google.protobuf.Timestamp
-	(*ImageSource)(nil),                    // 26: ingot.v1.ImageSource
-	(*BMCStatus)(nil),                      // 27: ingot.v1.BMCStatus
-	(*v2.MachineBMCReport)(nil),            // 28: metalstack.api.v2.MachineBMCReport
-	(*Medium)(nil),                         // 29: ingot.v1.Medium
-	(*BootFiles)(nil),                      // 30: ingot.v1.BootFiles
-	(*ImageCheck)(nil),                     // 31: ingot.v1.ImageCheck
+	(BMCDriver)(0),                         // 25: ingot.v1.BMCDriver
+	(*timestamppb.Timestamp)(nil),          // 26: google.protobuf.Timestamp
+	(*ImageSource)(nil),                    // 27: ingot.v1.ImageSource
+	(*BMCStatus)(nil),                      // 28: ingot.v1.BMCStatus
+	(*v2.MachineBMCReport)(nil),            // 29: metalstack.api.v2.MachineBMCReport
+	(*Medium)(nil),                         // 30: ingot.v1.Medium
+	(*BootFiles)(nil),                      // 31: ingot.v1.BootFiles
+	(*ImageCheck)(nil),                     // 32: ingot.v1.ImageCheck
 }
 var file_ingot_v1_site_proto_depIdxs = []int32{
 	22, // 0: ingot.v1.SiteServiceWantedRequest.have:type_name -> ingot.v1.Generation
@@ -1668,37 +1678,38 @@ var file_ingot_v1_site_proto_depIdxs = []int32{
 	24, // 8: ingot.v1.BMCWanted.boot_medium:type_name -> ingot.v1.BootMedium
 	6,  // 9: ingot.v1.BMCWanted.accounts:type_name -> ingot.v1.BMCAccount
 	6,  // 10: ingot.v1.BMCWanted.own:type_name -> ingot.v1.BMCAccount
-	0,  // 11: ingot.v1.Operation.action:type_name -> ingot.v1.OperationAction
-	25, // 12: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
-	25, // 13: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
-	25, // 14: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
-	26, // 15: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
-	10, // 16: ingot.v1.SiteServiceReportRequest.reports:type_name -> ingot.v1.BMCReport
-	27, // 17: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
-	28, // 18: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
-	13, // 19: ingot.v1.SiteServiceDiscoveredRequest.bmcs:type_name -> ingot.v1.BMCDiscovered
-	25, // 20: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
-	18, // 21: ingot.v1.SiteServiceCachedRequest.images:type_name -> ingot.v1.ImageCached
-	29, // 22: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
-	30, // 23: ingot.v1.SiteServiceCachedRequest.boot_files:type_name -> ingot.v1.BootFiles
-	31, // 24: ingot.v1.ImageCached.check:type_name -> ingot.v1.ImageCheck
-	1,  // 25: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
-	9,  // 26: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
-	12, // 27: ingot.v1.SiteService.Discovered:input_type -> ingot.v1.SiteServiceDiscoveredRequest
-	15, // 28: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
-	17, // 29: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
-	20, // 30: ingot.v1.SiteService.Certificate:input_type -> ingot.v1.SiteServiceCertificateRequest
-	2,  // 31: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
-	11, // 32: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
-	14, // 33: ingot.v1.SiteService.Discovered:output_type -> ingot.v1.SiteServiceDiscoveredResponse
-	16, // 34: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
-	19, // 35: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
-	21, // 36: ingot.v1.SiteService.Certificate:output_type -> ingot.v1.SiteServiceCertificateResponse
-	31, // [31:37] is the sub-list for method output_type
-	25, // [25:31] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	25, // 11: ingot.v1.BMCWanted.driver:type_name -> ingot.v1.BMCDriver
+	0,  // 12: ingot.v1.Operation.action:type_name -> ingot.v1.OperationAction
+	26, // 13: ingot.v1.Operation.created:type_name -> google.protobuf.Timestamp
+	26, // 14: ingot.v1.Operation.done:type_name -> google.protobuf.Timestamp
+	26, // 15: ingot.v1.Operation.power_off_seen:type_name -> google.protobuf.Timestamp
+	27, // 16: ingot.v1.ImageWanted.source:type_name -> ingot.v1.ImageSource
+	10, // 17: ingot.v1.SiteServiceReportRequest.reports:type_name -> ingot.v1.BMCReport
+	28, // 18: ingot.v1.BMCReport.status:type_name -> ingot.v1.BMCStatus
+	29, // 19: ingot.v1.BMCReport.report:type_name -> metalstack.api.v2.MachineBMCReport
+	13, // 20: ingot.v1.SiteServiceDiscoveredRequest.bmcs:type_name -> ingot.v1.BMCDiscovered
+	26, // 21: ingot.v1.SiteServiceDoneRequest.power_off_seen:type_name -> google.protobuf.Timestamp
+	18, // 22: ingot.v1.SiteServiceCachedRequest.images:type_name -> ingot.v1.ImageCached
+	30, // 23: ingot.v1.SiteServiceCachedRequest.medium:type_name -> ingot.v1.Medium
+	31, // 24: ingot.v1.SiteServiceCachedRequest.boot_files:type_name -> ingot.v1.BootFiles
+	32, // 25: ingot.v1.ImageCached.check:type_name -> ingot.v1.ImageCheck
+	1,  // 26: ingot.v1.SiteService.Wanted:input_type -> ingot.v1.SiteServiceWantedRequest
+	9,  // 27: ingot.v1.SiteService.Report:input_type -> ingot.v1.SiteServiceReportRequest
+	12, // 28: ingot.v1.SiteService.Discovered:input_type -> ingot.v1.SiteServiceDiscoveredRequest
+	15, // 29: ingot.v1.SiteService.Done:input_type -> ingot.v1.SiteServiceDoneRequest
+	17, // 30: ingot.v1.SiteService.Cached:input_type -> ingot.v1.SiteServiceCachedRequest
+	20, // 31: ingot.v1.SiteService.Certificate:input_type -> ingot.v1.SiteServiceCertificateRequest
+	2,  // 32: ingot.v1.SiteService.Wanted:output_type -> ingot.v1.SiteServiceWantedResponse
+	11, // 33: ingot.v1.SiteService.Report:output_type -> ingot.v1.SiteServiceReportResponse
+	14, // 34: ingot.v1.SiteService.Discovered:output_type -> ingot.v1.SiteServiceDiscoveredResponse
+	16, // 35: ingot.v1.SiteService.Done:output_type -> ingot.v1.SiteServiceDoneResponse
+	19, // 36: ingot.v1.SiteService.Cached:output_type -> ingot.v1.SiteServiceCachedResponse
+	21, // 37: ingot.v1.SiteService.Certificate:output_type -> ingot.v1.SiteServiceCertificateResponse
+	32, // [32:38] is the sub-list for method output_type
+	26, // [26:32] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1_site_proto_init() }
