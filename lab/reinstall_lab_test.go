@@ -144,13 +144,8 @@ func powerLosses(p *patient) {
 			}
 			p.sameData()
 		}
-		// The medium once more, as if the BMC had not been told yet: it says that
-		// there is a system on the disk, and leaves the machine to it.
 		p.listen()
-		p.check(p.server.VM.SetOverride(lab.Override{Target: lab.FromCD, Once: true}))
 		p.check(p.server.VM.PowerOn(p.ctx))
-		p.says("rule installed")
-		p.listen()
 		p.reaches(phonedHome)
 		p.says("guest: ready at")
 		if shown := p.shown(); strings.Contains(shown, "guest: release 2") {
