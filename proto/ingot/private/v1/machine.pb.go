@@ -671,9 +671,7 @@ type Reclaim struct {
 	Off          string                 `protobuf:"bytes,4,opt,name=off,proto3" json:"off,omitempty"`
 	PowerOffSeen *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=power_off_seen,json=powerOffSeen,proto3" json:"power_off_seen,omitempty"`
 	// Both leaves have the ports in the boot VRF.
-	PortsMoved *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ports_moved,json=portsMoved,proto3" json:"ports_moved,omitempty"`
-	// Addresses and numbers were given back.
-	Released      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=released,proto3" json:"released,omitempty"`
+	PortsMoved    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ports_moved,json=portsMoved,proto3" json:"ports_moved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -746,13 +744,6 @@ func (x *Reclaim) GetPowerOffSeen() *timestamppb.Timestamp {
 func (x *Reclaim) GetPortsMoved() *timestamppb.Timestamp {
 	if x != nil {
 		return x.PortsMoved
-	}
-	return nil
-}
-
-func (x *Reclaim) GetReleased() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Released
 	}
 	return nil
 }
@@ -1232,7 +1223,7 @@ const file_ingot_private_v1_machine_proto_rawDesc = "" +
 	"\tinstalled\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tinstalled\x124\n" +
 	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12@\n" +
 	"\x0epower_off_seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\fpowerOffSeen\x120\n" +
-	"\x05begun\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05begun\"\xe0\x02\n" +
+	"\x05begun\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05begun\"\xa8\x02\n" +
 	"\aReclaim\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x12<\n" +
 	"\n" +
@@ -1242,8 +1233,7 @@ const file_ingot_private_v1_machine_proto_rawDesc = "" +
 	"\x03off\x18\x04 \x01(\tR\x03off\x12@\n" +
 	"\x0epower_off_seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\fpowerOffSeen\x12;\n" +
 	"\vports_moved\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"portsMoved\x126\n" +
-	"\breleased\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\breleased\"\x8d\x01\n" +
+	"portsMoved\"\x8d\x01\n" +
 	"\n" +
 	"MachineBMC\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1c\n" +
@@ -1349,20 +1339,19 @@ var file_ingot_private_v1_machine_proto_depIdxs = []int32{
 	16, // 24: ingot.private.v1.Reclaim.created:type_name -> google.protobuf.Timestamp
 	16, // 25: ingot.private.v1.Reclaim.power_off_seen:type_name -> google.protobuf.Timestamp
 	16, // 26: ingot.private.v1.Reclaim.ports_moved:type_name -> google.protobuf.Timestamp
-	16, // 27: ingot.private.v1.Reclaim.released:type_name -> google.protobuf.Timestamp
-	25, // 28: ingot.private.v1.MachineBMC.report:type_name -> metalstack.api.v2.MachineBMCReport
-	26, // 29: ingot.private.v1.BMCStatus.status:type_name -> ingot.v1.BMCStatus
-	27, // 30: ingot.private.v1.Operation.operation:type_name -> ingot.v1.Operation
-	28, // 31: ingot.private.v1.Operation.command:type_name -> metalstack.api.v2.MachineBMCCommand
-	16, // 32: ingot.private.v1.Operation.taken:type_name -> google.protobuf.Timestamp
-	16, // 33: ingot.private.v1.Boot.began:type_name -> google.protobuf.Timestamp
-	13, // 34: ingot.private.v1.Sightings.seen:type_name -> ingot.private.v1.Sightings.SeenEntry
-	16, // 35: ingot.private.v1.Sightings.SeenEntry.value:type_name -> google.protobuf.Timestamp
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	25, // 27: ingot.private.v1.MachineBMC.report:type_name -> metalstack.api.v2.MachineBMCReport
+	26, // 28: ingot.private.v1.BMCStatus.status:type_name -> ingot.v1.BMCStatus
+	27, // 29: ingot.private.v1.Operation.operation:type_name -> ingot.v1.Operation
+	28, // 30: ingot.private.v1.Operation.command:type_name -> metalstack.api.v2.MachineBMCCommand
+	16, // 31: ingot.private.v1.Operation.taken:type_name -> google.protobuf.Timestamp
+	16, // 32: ingot.private.v1.Boot.began:type_name -> google.protobuf.Timestamp
+	13, // 33: ingot.private.v1.Sightings.seen:type_name -> ingot.private.v1.Sightings.SeenEntry
+	16, // 34: ingot.private.v1.Sightings.SeenEntry.value:type_name -> google.protobuf.Timestamp
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_ingot_private_v1_machine_proto_init() }

@@ -385,14 +385,12 @@ func (x *Enrolment) GetCreatedBy() string {
 // Taken is one taken value of a pool: an AS number, a VNI, a boot prefix, a
 // loopback. Its key is the value; the owner is who has it.
 type Taken struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Owner string                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
-	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
-	// Set when the owner gave it up and it must not be given out before.
-	QuarantinedUntil *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=quarantined_until,json=quarantinedUntil,proto3" json:"quarantined_until,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Owner         string                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Taken) Reset() {
@@ -442,13 +440,6 @@ func (x *Taken) GetOwner() string {
 func (x *Taken) GetSince() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Since
-	}
-	return nil
-}
-
-func (x *Taken) GetQuarantinedUntil() *timestamppb.Timestamp {
-	if x != nil {
-		return x.QuarantinedUntil
 	}
 	return nil
 }
@@ -648,12 +639,11 @@ const file_ingot_private_v1_records_proto_rawDesc = "" +
 	"\x02id\x18\x04 \x01(\tR\x02id\x124\n" +
 	"\aexpires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x06 \x01(\tR\tcreatedBy\"\xaa\x01\n" +
+	"created_by\x18\x06 \x01(\tR\tcreatedBy\"a\n" +
 	"\x05Taken\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x120\n" +
-	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12G\n" +
-	"\x11quarantined_until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10quarantinedUntil\"q\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"q\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02of\x18\x01 \x01(\tR\x02of\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x12\n" +
@@ -703,15 +693,14 @@ var file_ingot_private_v1_records_proto_depIdxs = []int32{
 	8,  // 6: ingot.private.v1.Enrolment.far_end:type_name -> ingot.v1.FarEnd
 	9,  // 7: ingot.private.v1.Enrolment.expires:type_name -> google.protobuf.Timestamp
 	9,  // 8: ingot.private.v1.Taken.since:type_name -> google.protobuf.Timestamp
-	9,  // 9: ingot.private.v1.Taken.quarantined_until:type_name -> google.protobuf.Timestamp
-	10, // 10: ingot.private.v1.Member.meta:type_name -> metalstack.api.v2.Meta
-	0,  // 11: ingot.private.v1.Invite.secret:type_name -> ingot.private.v1.Sealed
-	9,  // 12: ingot.private.v1.Invite.expires:type_name -> google.protobuf.Timestamp
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	10, // 9: ingot.private.v1.Member.meta:type_name -> metalstack.api.v2.Meta
+	0,  // 10: ingot.private.v1.Invite.secret:type_name -> ingot.private.v1.Sealed
+	9,  // 11: ingot.private.v1.Invite.expires:type_name -> google.protobuf.Timestamp
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_ingot_private_v1_records_proto_init() }
