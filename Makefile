@@ -38,7 +38,7 @@ lab: build  ## a data centre on this machine: power-on to a running system
 	bin/ingot-lab up
 
 lab-test: build  ## real firmware, real FRR, real Redfish, a real browser (scripts/setup --browser); minutes
-	$(GO) test -tags lab -count=1 -timeout 40m -v -run Lab ./lab/... ./leaf/... ./web/...
+	$(GO) test -p 1 -tags lab -count=1 -timeout 40m -v -run Lab ./lab/... ./leaf/... ./web/...
 
 ROUNDS ?= 7
 lab-cycles: build  ## servers through allocation and release while random things break; ROUNDS cycles of each of three servers

@@ -165,6 +165,9 @@ func (w *world) furnish() {
 		if err := records.BMCs.Insert(tx, bmc); err != nil {
 			return err
 		}
+		if err := records.Secrets.Put(tx, &privatev1.Sealed{Id: records.BMCPasswordKey(partition, bmc.Id)}); err != nil {
+			return err
+		}
 		if err := records.BMCStatuses.Put(tx, &privatev1.BMCStatus{Partition: partition, Id: bmc.Id, Status: &ingotv1.BMCStatus{LastSeen: now}}); err != nil {
 			return err
 		}
