@@ -15,7 +15,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	privatev1 "github.com/ingot-cloud/ingot/proto/ingot/private/v1"
-	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
 	"github.com/ingot-cloud/ingot/records"
 	"github.com/ingot-cloud/ingot/store"
 )
@@ -290,7 +289,7 @@ func give(tx *store.Tx, w Want, m *privatev1.Machine, p *place, networks []*apiv
 		return nil, err
 	}
 	return a, Note(tx, m.GetUuid(), Step{
-		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_API, Step: "allocate", Message: "by " + w.User + " with image " + p.image.GetId(),
+		Source: fromAPI, Step: "allocate", Message: "by " + w.User + " with image " + p.image.GetId(),
 	})
 }
 

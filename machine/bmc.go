@@ -33,7 +33,7 @@ func Find(tx *store.Tx, uuid, partition, message string) (created bool, err erro
 		if err := records.Machines.Insert(tx, New(uuid, partition, tx.Now())); err != nil {
 			return false, err
 		}
-		return true, Note(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BMC, Step: "found", Message: message})
+		return true, Note(tx, uuid, Step{Source: fromBMC, Step: "found", Message: message})
 	case err != nil:
 		return false, err
 	case m.GetPartition() == "":

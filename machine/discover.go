@@ -170,7 +170,7 @@ func noteMove(tx *store.Tx, b, to *ingotv1.BMC) error {
 		return nil
 	}
 	return Note(tx, uuid, Step{
-		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BMC, Step: "bmc-moved",
+		Source: fromBMC, Step: "bmc-moved",
 		Message: fmt.Sprintf("its BMC's lease moved from %s to %s", records.BMCHost(b), records.BMCHost(to)),
 	})
 }

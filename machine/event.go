@@ -80,12 +80,12 @@ const refusedStep = "refused"
 // happened since that was told: a refused machine keeps asking. A machine that
 // is not known has no story.
 func Refused(tx *store.Tx, uuid, why string) error {
-	return once(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BOOT, Step: refusedStep, Message: why, Failed: true})
+	return once(tx, uuid, Step{Source: fromBoot, Step: refusedStep, Message: why, Failed: true})
 }
 
 // Troubled tells why an agent gets no further, likewise.
 func Troubled(tx *store.Tx, uuid, bootID, why string) error {
-	return once(tx, uuid, Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT, Step: "trouble", Message: why, Failed: true, BootID: bootID})
+	return once(tx, uuid, Step{Source: fromAgent, Step: "trouble", Message: why, Failed: true, BootID: bootID})
 }
 
 func once(tx *store.Tx, uuid string, s Step) error {

@@ -205,7 +205,7 @@ func Reported(tx *store.Tx, a AgentReport) error {
 		return nil // nothing is wiped
 	}
 	name := StepName(a.Step)
-	note := Step{Source: ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT, Step: name, Message: a.Message, Took: a.Took, BootID: a.BootID}
+	note := Step{Source: fromAgent, Step: name, Message: a.Message, Took: a.Took, BootID: a.BootID}
 	switch a.State {
 	case ingotv1.StepState_STEP_STATE_BEGUN:
 		event, moves := map[ingotv1.AgentStep]Event{

@@ -246,7 +246,7 @@ func Done(tx *store.Tx, res Result) error {
 		return nil
 	}
 	if err := Note(tx, uuid, Step{
-		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_BMC, Step: name, Message: cmp.Or(failure, op.GetReason()),
+		Source: fromBMC, Step: name, Message: cmp.Or(failure, op.GetReason()),
 		Failed: failure != "", Took: tx.Now().Sub(op.GetCreated().AsTime()),
 	}); err != nil || failure != "" {
 		return err
@@ -275,7 +275,7 @@ func Done(tx *store.Tx, res Result) error {
 func repeated(r store.Reader, uuid, name, failure string) bool {
 	e, _ := records.Events.Peek(r, uuid)
 	for _, s := range e.GetSteps() { // newest first
-		if s.GetSource() == int32(ingotv1.TimelineSource_TIMELINE_SOURCE_BMC) && s.GetStep() == name {
+		if s.GetSource() == int32(fromBMC) && s.GetStep() == name {
 			return s.GetFailed() && s.GetMessage() == failure
 		}
 	}

@@ -68,7 +68,7 @@ func Reinstall(tx *store.Tx, q Replacement) error {
 		return err
 	}
 	if err := Note(tx, q.UUID, Step{
-		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_API, Step: "reinstall",
+		Source: fromAPI, Step: "reinstall",
 		Message: "by " + q.By + " with image " + image.GetId() + " instead of " + was.GetImage().GetId(),
 	}); err != nil {
 		return err
@@ -203,7 +203,7 @@ func beginWriting(tx *store.Tx, uuid, bootID string) error {
 		return err
 	}
 	return Note(tx, uuid, Step{
-		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT, Step: "reinstall", BootID: bootID,
+		Source: fromAgent, Step: "reinstall", BootID: bootID,
 		Message: "image " + a.GetReinstall().GetImage() + " is given up: the disks of layout " + a.GetAllocation().GetFilesystemLayout().GetId() + " are written",
 	})
 }
@@ -223,7 +223,7 @@ func goBack(tx *store.Tx, uuid, bootID string) error {
 		return err
 	}
 	return Note(tx, uuid, Step{
-		Source: ingotv1.TimelineSource_TIMELINE_SOURCE_API, Step: "reinstall", Failed: true, BootID: bootID,
+		Source: fromAPI, Step: "reinstall", Failed: true, BootID: bootID,
 		Message: "image " + wanted + " is given up, no disk was written: the machine goes back to " + was.GetImage(),
 	})
 }

@@ -146,7 +146,7 @@ func (s *signs) medium() {
 func (s *signs) ports(look func(where string, p *privatev1.LeafPort)) {
 	for c := range records.Connections.By(s.r, "machine", s.m.GetUuid()) {
 		p, _ := records.LeafPorts.Peek(s.r, records.PortKey(c.GetSwitch(), c.GetPort()))
-		look(c.GetPort()+" of "+c.GetSwitch(), p)
+		look(portOf(c), p)
 	}
 }
 

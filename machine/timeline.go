@@ -18,7 +18,7 @@ import (
 // Timeline tells what happened to a machine, oldest first, and what it waits
 // for.
 func Timeline(r store.Reader, m *privatev1.Machine) *ingotv1.Timeline {
-	t := &ingotv1.Timeline{Uuid: m.GetUuid(), Phase: m.GetPhase(), PhaseSince: m.GetPhaseSince(), Waiting: awaited(r, m)}
+	t := &ingotv1.Timeline{Uuid: m.GetUuid(), Phase: m.GetPhase(), PhaseSince: m.GetPhaseSince(), Waiting: shown(r, m)}
 	e, _ := records.Events.Peek(r, m.GetUuid())
 	all := append(slices.Clone(e.GetSteps()), e.GetEvents()...)
 	slices.Reverse(all) // what happened at the same time stays in its order
@@ -31,7 +31,17 @@ func Timeline(r store.Reader, m *privatev1.Machine) *ingotv1.Timeline {
 
 // Stands says where a machine stands: its timeline without the past.
 func Stands(r store.Reader, m *privatev1.Machine) *ingotv1.Standing {
-	return &ingotv1.Standing{Uuid: m.GetUuid(), Phase: m.GetPhase(), PhaseSince: m.GetPhaseSince(), Waiting: awaited(r, m)}
+	return &ingotv1.Standing{Uuid: m.GetUuid(), Phase: m.GetPhase(), PhaseSince: m.GetPhaseSince(), Waiting: shown(r, m)}
+}
+
+// shown is what a machine waits for as people see it, with the signs of progress.
+// What may take for ever is not missed.
+func shown(r store.Reader, m *privatev1.Machine) *ingotv1.Waiting {
+	w := awaited(r, m)
+	if w.GetOverdueAt() != nil {
+		w.Signs = signsOf(r, m)
+	}
+	return w
 }
 
 // entry returns an event as people see it.
@@ -54,20 +64,20 @@ func entry(ev *privatev1.Event) *ingotv1.TimelineEntry {
 
 // sources are where the provisioning events come from.
 var sources = [events]ingotv1.TimelineSource{
-	Found:            ingotv1.TimelineSource_TIMELINE_SOURCE_BMC,
-	Rebooting:        ingotv1.TimelineSource_TIMELINE_SOURCE_API,
-	Began:            ingotv1.TimelineSource_TIMELINE_SOURCE_BOOT,
-	Preparing:        ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
-	Registering:      ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
-	Wiping:           ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
-	Waiting:          ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
-	Installing:       ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
-	BootingNewKernel: ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
-	PhonedHome:       ingotv1.TimelineSource_TIMELINE_SOURCE_LEAF,
-	Alive:            ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
-	Crashed:          ingotv1.TimelineSource_TIMELINE_SOURCE_AGENT,
-	Reclaim:          ingotv1.TimelineSource_TIMELINE_SOURCE_API,
-	Replace:          ingotv1.TimelineSource_TIMELINE_SOURCE_API,
+	Found:            fromBMC,
+	Rebooting:        fromAPI,
+	Began:            fromBoot,
+	Preparing:        fromAgent,
+	Registering:      fromAgent,
+	Wiping:           fromAgent,
+	Waiting:          fromAgent,
+	Installing:       fromAgent,
+	BootingNewKernel: fromAgent,
+	PhonedHome:       fromLeaf,
+	Alive:            fromAgent,
+	Crashed:          fromAgent,
+	Reclaim:          fromAPI,
+	Replace:          fromAPI,
 }
 
 // awaited is awaits with what the other records tell more precisely: the step
@@ -76,9 +86,6 @@ func awaited(r store.Reader, m *privatev1.Machine) *ingotv1.Waiting {
 	w := awaits(r, m)
 	if w == nil {
 		return nil
-	}
-	if w.GetOverdueAt() != nil { // what may take for ever is not missed
-		w.Signs = signsOf(r, m)
 	}
 	if rec, ok := records.Reclaims.Peek(r, m.GetUuid()); ok && rec.GetPowerOffSeen() != nil {
 		if missing := network.Unmoved(r, m.GetUuid(), ingotv1.PortClass_PORT_CLASS_BOOT); len(missing) > 0 {
