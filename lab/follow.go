@@ -66,8 +66,8 @@ func (d *DataCenter) Reach(ctx context.Context, see func(Sighting), goals ...Goa
 			if err == nil {
 				line = t.Msg.GetTimeline()
 			}
-			for _, e := range d.news[n].of(line.GetEntries()) {
-				if see != nil {
+			if see != nil {
+				for _, e := range d.news[n].of(line.GetEntries()) {
 					see(Sighting{n, e})
 				}
 			}
