@@ -3,10 +3,8 @@
 package lab_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -20,7 +18,6 @@ import (
 
 	"github.com/ingot-cloud/ingot/lab"
 	ingotv1 "github.com/ingot-cloud/ingot/proto/ingot/v1"
-	"github.com/ingot-cloud/ingot/store"
 )
 
 // strikes are the faults that a machine has to survive without anybody's help
@@ -123,10 +120,10 @@ func (c *cycles) round(ctx context.Context, round int, p lab.Project) {
 	}
 	c.reach(ctx, ingotv1.MachinePhase_MACHINE_PHASE_PHONED_HOME)
 	struck.Wait()
-	var markers [][]byte
+	var markers []string
 	for n := 1; n <= c.servers; n++ {
 		marker := fmt.Sprintf("marker-%d-%d-%d", round, n, c.random.Uint64())
-		markers = append(markers, []byte(marker))
+		markers = append(markers, marker)
 		name := "m" + strconv.Itoa(n)
 		c.insist(ctx, "marker", func() error {
 			out, err := c.d.SSH(ctx, name, "echo "+marker+" > /tmp/marker && sync && cat /tmp/marker")
@@ -187,27 +184,14 @@ func (c *cycles) insist(ctx context.Context, what string, do func() error) {
 }
 
 // clean looks for the markers on every disk, as the host sees them.
-func (c *cycles) clean(markers [][]byte) {
+func (c *cycles) clean(markers []string) {
 	c.t.Helper()
 	for n := 1; n <= c.servers; n++ {
-		f, err := os.Open(filepath.Join(c.dir, "m"+strconv.Itoa(n), "disk0.raw"))
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		buf, kept := make([]byte, 4<<20), 0
-		for {
-			m, err := f.Read(buf[kept:])
-			for _, marker := range markers {
-				if bytes.Contains(buf[:kept+m], marker) {
-					c.t.Errorf("the wiped disk of m%d still holds %s", n, marker)
-				}
+		for _, marker := range markers {
+			if onDisk(c.t, filepath.Join(c.dir, "m"+strconv.Itoa(n), "disk0.raw"), marker) {
+				c.t.Errorf("the wiped disk of m%d still holds %s", n, marker)
 			}
-			if err != nil {
-				break
-			}
-			kept = copy(buf, buf[max(0, kept+m-64):kept+m]) // a marker may lie across
 		}
-		f.Close()
 	}
 }
 
@@ -234,17 +218,7 @@ var counted = []string{"allocation", "reclaim", "ip", "asn", "vni", "secret", "c
 // census counts the raw keys of these tables, while the control plane is dead.
 func (c *cycles) census(ctx context.Context) map[string]int {
 	c.t.Helper()
-	if err := c.d.Break(ctx, "api", ""); err != nil {
-		c.t.Fatal(err)
-	}
-	kv, err := store.OpenEtcd(ctx, store.EtcdConfig{Dir: filepath.Join(c.dir, "control", "data")})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	entries, _, err := kv.Range(ctx, "ingot/")
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	kv, entries := rawKeys(ctx, c.t, c.d, c.dir)
 	if err := kv.Close(); err != nil {
 		c.t.Fatal(err)
 	}
@@ -260,7 +234,7 @@ func (c *cycles) census(ctx context.Context) map[string]int {
 		found[table] = all[table]
 	}
 	if found["machine"] != c.servers {
-		c.t.Fatalf("%d machines in the raw keys, of %d: the census is blind; tables: %v", found["machine"], c.servers, maps.Collect(maps.All(all)))
+		c.t.Fatalf("%d machines in the raw keys, of %d: the census is blind; tables: %v", found["machine"], c.servers, all)
 	}
 	return found
 }
